@@ -1,0 +1,1 @@
+"""Random views of a batch, made on the device for the whole batch at once."""

@@ -1,0 +1,1 @@
+"""Label noise processes: one file each, found by discovery."""

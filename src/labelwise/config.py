@@ -1,0 +1,143 @@
+"""Configurations that reject unknown keys by name: the schedule, method settings and the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from labelwise.errors import UserError, unknown
+
+
+class Strict(BaseModel):
+    """A frozen model without unknown keys, whose errors are messages for users."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], owner: str) -> Self:
+        """Validate `values`, or raise a `UserError` naming the key, the value and the remedy.
+
+        Args:
+            values: field values; strings are converted.
+            owner: what the settings belong to, for the message ("dividemix").
+        """
+        for name in values:
+            if name not in cls.model_fields:
+                raise unknown(f"setting of {owner}", name, cls.model_fields)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"{owner}: {where} = {first['input']!r} is not valid: {first['msg']}."
+            ) from None
+
+    def override(self, values: Mapping[str, Any], owner: str = "schedule") -> Self:
+        """Return a copy with some fields replaced; None values are skipped."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return self.parse({**self.model_dump(), **given}, owner) if given else self
+
+
+class MethodSettings(Strict):
+    """Base of every method's settings."""
+
+
+class Schedule(Strict):
+    """How long and how fast to train: stochastic gradient descent with momentum."""
+
+    epochs: int = Field(60, ge=1, description="epochs of the whole run, warm-up included")
+    warmup: int = Field(5, ge=0, description="epochs of warm-up (methods that have one)")
+    batch_size: int = Field(64, ge=2, description="samples a step and side, over all ranks")
+    lr: float = Field(0.02, gt=0, description="learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty on all weights")
+    decay: Literal["step", "cosine", "none"] = Field("step", description="learning-rate decay")
+    decay_at: float = Field(0.5, gt=0, le=1, description="step decay: fraction of the epochs")
+    decay_factor: float = Field(0.1, gt=0, le=1, description="step decay: factor on the lr")
+
+    @classmethod
+    def scaled(cls, num_samples: int, kind: str, iterations: int, warmup: float = 0.1) -> Schedule:
+        """A schedule that counts iterations, not epochs, from 500 to 1,000,000 samples.
+
+        Semi-supervised methods need iterations: a few hundred samples want hundreds of epochs,
+        a million want few. The number of iterations grows with the square root of N.
+
+        Args:
+            num_samples: N.
+            kind: "images" or "embeddings" (cheap steps: larger batches).
+            iterations: for 2,000 samples or fewer.
+            warmup: fraction of the epochs.
+        """
+        base = 64 if kind == "images" else 128
+        batch = max(16, min(base, 2 ** round(math.log2(max(2, num_samples / 20)))))
+        if num_samples >= 200_000:
+            batch *= 4
+        elif kind == "embeddings" and num_samples >= 20_000:
+            batch *= 2
+        lr = 0.02 * math.sqrt(batch / base) if batch > base else 0.02
+        steps = math.ceil(num_samples / batch)
+        total = iterations * max(1.0, math.sqrt(num_samples / 2000))
+        epochs = max(6, min(300, round(total / steps)))
+        return cls(
+            epochs=epochs, warmup=max(1, round(warmup * epochs)), batch_size=batch, lr=round(lr, 4)
+        )
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of an epoch (0-based)."""
+        if self.decay == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        late = self.decay == "step" and epoch >= self.decay_at * self.epochs
+        return self.lr * self.decay_factor if late else self.lr
+
+
+class RunConfig(Strict):
+    """What a run was asked for, as written to `config.json`.
+
+    Fields that the user left open are resolved before the run starts, so that a resumed run and a
+    reader see what was used.
+    """
+
+    data: str = Field(description="the data source as given")
+    method: str = Field("dividemix", description="method, with wrappers in front: sanm+dividemix")
+    settings: dict[str, Any] = Field(default_factory=dict, description="method settings")
+    schedule: dict[str, Any] = Field(default_factory=dict, description="schedule fields set")
+    model: str = Field("auto", description="backbone: labelwise's or any timm name")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    label_column: str | None = Field(None, description="column of the given labels")
+    truth_column: str | None = Field(None, description="column of the true labels, if known")
+    test: str | None = Field(None, description="data source for testing")
+    limit: int | None = Field(None, ge=2, description="keep a stratified sample of this size")
+    noise: str | None = Field(None, description="noise to plant: KIND:RATE")
+    image_size: int | None = Field(None, description="resize images to this square, pixels")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images")
+    device: str = Field("auto", description="auto, cpu, cuda")
+    devices: int = Field(1, ge=1, description="number of processes or GPUs")
+    precision: str = Field("auto", description="auto, 32-true, bf16-mixed, 16-mixed")
+    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves them")
+    checkpoint_every: float = Field(15.0, ge=0, description="seconds between commits at least")
+
+    def digest(self) -> str:
+        """SHA-256 of what decides the result: a checkpoint of another digest is refused."""
+        ignored = {"threads", "checkpoint_every", "on_bad_image"}
+        text = json.dumps(self.model_dump(exclude=ignored), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by labelwise, or say which file is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is {path.parent} a run folder?") from None
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return value

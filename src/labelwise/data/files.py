@@ -1,0 +1,61 @@
+"""Write files so that a crash or a full disk never leaves half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from labelwise.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write aside, fsync, rename, fsync the folder: `path` is the old file or the whole new one.
+
+    Args:
+        path: the file to replace.
+        write: called with the open binary file.
+
+    Raises:
+        UserError: when the disk is full or the folder cannot be written; the partial file is
+            removed and the old one is untouched.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with aside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise explained(error, path) from error
+    except RuntimeError as error:  # torch wraps a failed write of its zip file
+        aside.unlink(missing_ok=True)
+        if "write" in str(error) or "No space" in str(error):
+            raise UserError(f"cannot write {path}: {error}") from error
+        raise
+
+
+def explained(error: OSError, path: Path) -> UserError:
+    """Turn an operating-system error at `path` into a message with a remedy."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"the disk is full: {path} could not be written. Free some space and continue with "
+            "`labelwise resume`; nothing committed before is lost."
+        )
+    return UserError(f"cannot write {path}: {error.strerror or error}. Choose another folder.")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, keys in the given order."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,299 @@
+"""DivideMix: split by the peer's loss mixture, then MixMatch with label refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from labelwise.augment.mix import mix_coefficient
+from labelwise.config import MethodSettings, Schedule
+from labelwise.data.ledger import Column
+from labelwise.losses.classification import (
+    linear_ramp,
+    one_hot,
+    prior_penalty,
+    sharpen,
+    soft_cross_entropy,
+    squared_error,
+)
+from labelwise.selection.split import split_by_clean
+from labelwise.training.context import Context
+from labelwise.training.deciding import Decide
+from labelwise.training.method import (
+    Groups,
+    Method,
+    Phase,
+    Problem,
+    Sampling,
+    Step,
+    add_views,
+    full_batches,
+)
+from labelwise.training.mixing import mix_groups
+from labelwise.training.scoring import FitMixture, Score
+from labelwise.training.steps import Supervised
+
+HISTORY = "recent_losses"
+WINDOW = 5
+
+
+class Settings(MethodSettings):
+    """Settings of DivideMix. None means: chosen from the estimated noise rate, and said."""
+
+    temperature: float = Field(0.5, gt=0, description="T, sharpening of guessed labels")
+    alpha: float = Field(4.0, gt=0, description="Beta(α, α) of the mixing coefficient")
+    lambda_u: float | None = Field(None, ge=0, description="weight of the unlabelled loss")
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="p_threshold: a sample is labelled above it"
+    )
+    loss_window: int | None = Field(
+        None, ge=1, le=WINDOW, description="epochs of losses averaged before the mixture"
+    )
+    ramp_epochs: int | None = Field(
+        None, ge=0, description="epochs until λ_u is reached (paper: 16); None: a tenth of the run"
+    )
+    confidence_penalty: float = Field(
+        0.0, ge=0, description="weight of the negative entropy in warm-up (1 for asymmetric noise)"
+    )
+    num_views: int = Field(2, ge=1, le=8, description="weak views per sample and side")
+    view: str = Field("weak", description="view policy of the training images")
+    mixture: str = Field("gaussian", description="gaussian or beta")
+
+
+@dataclass(frozen=True)
+class Divided(Sampling):
+    """Draw the labelled and the unlabelled side by the judging network's clean probability.
+
+    An epoch has as many steps as the labelled side has batches; the unlabelled side goes round
+    in fresh permutations (arXiv 2002.07394, Algorithm 1, lines 6-10).
+
+    Args:
+        judge: the network whose clean probability splits.
+    """
+
+    judge: int
+
+    def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
+        """Split, then deal full batches of both sides."""
+        threshold = context.ledger.decisions["threshold"]
+        split = split_by_clean(
+            context.ledger["clean"][self.judge],
+            context.store.labels,
+            threshold,
+            context.num_classes,
+        )
+        if split.fallback:
+            context.say(f"epoch {context.epoch + 1}, phase {context.draw.phase}: {split.fallback}")
+        draw = context.draw
+        order = split.labelled[draw.permutation("clean", len(split.labelled))]
+        clean = full_batches(order, batch_size)
+        need = clean.numel()
+        rounds = -(-need // len(split.unlabelled))
+        noisy = torch.cat(
+            [
+                split.unlabelled[draw.permutation(f"noisy/{turn}", len(split.unlabelled))]
+                for turn in range(rounds)
+            ]
+        )
+        return {"clean": clean, "noisy": noisy[:need].view_as(clean)}
+
+
+@dataclass(frozen=True)
+class MixMatch(Step):
+    """Co-guess, co-refine, MixUp and the MixMatch loss (arXiv 2002.07394, section 3.2).
+
+    Args:
+        view: view policy of the inputs.
+        num_views: views per sample; guesses are averaged over them (M in the paper).
+        temperature: T.
+        alpha: Beta(α, α) of the mixing coefficient.
+        ramp: linear ramp of λ_u in [0, 1].
+    """
+
+    view: str = "weak"
+    num_views: int = 2
+    temperature: float = 0.5
+    alpha: float = 4.0
+    ramp: float = 1.0
+
+    def views(self, context: Context, groups: Groups) -> Groups:
+        """Make the views of both sides, and the soft targets that all views of a sample share."""
+        drawn = {
+            side: [context.view(group, self.view, f"{side}/{n}") for n in range(self.num_views)]
+            for side, group in groups.items()
+        }
+        clean, noisy = groups["clean"], groups["noisy"]
+        own = context.guess(context.learner, torch.cat(drawn["clean"] + drawn["noisy"]))
+        size = self.num_views * len(clean.index)
+        refined = _mean_over_views(own[:size], self.num_views)
+        guessed = _mean_over_views(own[size:], self.num_views)
+        if context.peer != context.learner:
+            peer = context.guess(context.peer, torch.cat(drawn["noisy"]))
+            guessed = (guessed + _mean_over_views(peer, self.num_views)) / 2  # eq. 7
+        weight = clean.clean[:, None]
+        mixed = weight * one_hot(clean.label, context.num_classes) + (1 - weight) * refined  # eq. 4
+        targets = {
+            "clean": sharpen(mixed, self.temperature),
+            "noisy": sharpen(guessed, self.temperature),
+        }
+        return add_views(
+            groups, {side: [(view, targets[side]) for view in drawn[side]] for side in groups}
+        )
+
+    def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
+        """Mix all views of both sides; L = L_X + λ_u L_U + L_reg (equations 9-12)."""
+        coefficient = mix_coefficient(context.draw, self.alpha, "mix")
+        inputs, targets = mix_groups(context, groups, coefficient)
+        logits = context.logits(context.learner, inputs)
+        size = len(groups["clean"].views) * len(groups["clean"].index)
+        probability = logits.float().softmax(1)
+        weight = self.ramp * context.ledger.decisions["lambda_u"]
+        return {
+            "labelled": soft_cross_entropy(logits[:size], targets[:size]).mean(),
+            "unlabelled": weight * squared_error(probability[size:], targets[size:]),
+            "prior": prior_penalty(context.ranks.mean(probability.mean(0))),
+        }
+
+
+def _mean_over_views(probability: Tensor, num_views: int) -> Tensor:
+    """Average (V·B, K) over the views to (B, K)."""
+    return probability.unflatten(0, (num_views, -1)).mean(0)
+
+
+@dataclass(frozen=True)
+class WindowedMixture(FitMixture):
+    """The mixture over the mean of the last losses, as many as was decided."""
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Fit on the decided window."""
+        window = int(context.ledger.decisions.get("loss_window", 1))
+        return FitMixture(self.family, self.history, min(self.seen, window)).run(context)
+
+
+def settings_rule(rate: float, num_classes: int) -> dict[str, float]:
+    """λ_u, threshold and loss window from the estimated noise rate.
+
+    The paper sets them by hand per noise level (CIFAR-10 symmetric 20/50/80/90 %: λ_u 0/25/25/50;
+    CIFAR-100: 25/150/150/150; threshold 0.6 and five epochs of losses at 90 %).
+    """
+    many = num_classes >= 50
+    if rate < 0.3:
+        weight = 25.0 if many else 0.0
+    elif rate < 0.75:
+        weight = 150.0 if many else 25.0
+    else:
+        weight = 150.0 if many else 50.0
+    severe = rate >= 0.75
+    return {
+        "lambda_u": weight,
+        "threshold": 0.6 if severe else 0.5,
+        "loss_window": float(WINDOW if severe else 1),
+    }
+
+
+class DivideMix(Method):
+    """Two networks divide the data for each other and learn semi-supervised from the division.
+
+    Differences from the paper:
+        1. All views of a step go through one forward for guessing, so batch statistics are those
+           of both sides together; the paper's code runs a forward per view.
+        2. Where λ_u, the threshold and the loss window are not given they follow from the noise
+           rate estimated after warm-up (`settings_rule`).
+        3. Every batch is full: the last of an epoch is filled up from the first.
+        4. The clean posterior is monotone in the loss, and both sides and every class are kept
+           alive by stated rules (`labelwise.selection`).
+    """
+
+    name = "dividemix"
+    summary = "two networks, loss mixture, semi-supervised learning on the suspected part"
+    citation = "Li, Socher, Hoi, DivideMix, ICLR 2020, arXiv 2002.07394"
+    paper_numbers: ClassVar = {
+        "cifar10 symmetric 20": 95.7,
+        "cifar10 symmetric 50": 94.4,
+        "cifar10 symmetric 80": 92.9,
+        "cifar10 symmetric 90": 75.4,
+        "cifar10 asymmetric 40": 92.1,
+        "cifar100 symmetric 20": 76.9,
+        "cifar100 symmetric 50": 74.2,
+        "cifar100 symmetric 80": 59.6,
+        "cifar100 symmetric 90": 31.0,
+    }
+    presets: ClassVar = {
+        "cifar10-symmetric-20": {"lambda_u": 0, "threshold": 0.5, "loss_window": 1},
+        "cifar10-symmetric-50": {"lambda_u": 25, "threshold": 0.5, "loss_window": 1},
+        "cifar10-symmetric-80": {"lambda_u": 25, "threshold": 0.5, "loss_window": 1},
+        "cifar10-symmetric-90": {"lambda_u": 50, "threshold": 0.6, "loss_window": 5},
+        "cifar10-asymmetric-40": {
+            "lambda_u": 0,
+            "threshold": 0.5,
+            "loss_window": 1,
+            "confidence_penalty": 1.0,
+        },
+        "cifar100-symmetric-20": {"lambda_u": 25, "threshold": 0.5, "loss_window": 1},
+        "cifar100-symmetric-50": {"lambda_u": 150, "threshold": 0.5, "loss_window": 1},
+        "cifar100-symmetric-80": {"lambda_u": 150, "threshold": 0.5, "loss_window": 1},
+        "cifar100-symmetric-90": {"lambda_u": 150, "threshold": 0.6, "loss_window": 5},
+    }
+    Settings = Settings
+    settings: Settings
+
+    @property
+    def num_peers(self) -> int:
+        """Two."""
+        return 2
+
+    def columns(self) -> tuple[Column, ...]:
+        """The last epochs' losses, for the mean that severe noise needs."""
+        return (Column(HISTORY, shape=(WINDOW,)),)
+
+    def default_schedule(self, problem: Problem) -> Schedule:
+        """Semi-supervised learning needs iterations: more than cross-entropy."""
+        return Schedule.scaled(problem.num_samples, problem.kind, iterations=2500)
+
+    def phases(self, epoch: int) -> list[Phase]:
+        """Warm-up; then score, divide and train each network on the other's division."""
+        warmup = min(max(1, self.schedule.warmup), self.schedule.epochs - 1)
+        if epoch < warmup:
+            step = Supervised(self.settings.view, self.settings.confidence_penalty)
+            return [
+                Phase(f"warmup-{n}", step, trains=(n,), warmup=True) for n in range(self.num_peers)
+            ]
+        phases = self.divide(first=epoch == warmup, scored=epoch - warmup + 1)
+        step = self.mixmatch(epoch - warmup)
+        for number in range(self.num_peers):
+            judge = (number + 1) % self.num_peers
+            phases.append(
+                Phase(f"divide-{number}", step, (number,), Divided(judge), judge=judge)
+            )
+        return phases
+
+    def divide(self, first: bool, scored: int) -> list[Phase]:
+        """Score, fit the mixture and, the first time, decide the settings left open."""
+        family = self.settings.mixture
+        phases = [
+            Phase("score", Score(HISTORY)),
+            Phase("mixture", WindowedMixture(family, HISTORY, min(scored, WINDOW))),
+        ]
+        if first:
+            names = ("lambda_u", "threshold", "loss_window")
+            values = ((name, getattr(self.settings, name)) for name in names)
+            given = tuple((name, float(value)) for name, value in values if value is not None)
+            phases.append(Phase("decide", Decide(settings_rule, given)))
+        return phases
+
+    def mixmatch(self, age: int) -> MixMatch:
+        """The step of the epoch `age` epochs after warm-up."""
+        length = self.settings.ramp_epochs
+        if length is None:
+            length = max(1, round(0.1 * (self.schedule.epochs - self.schedule.warmup)))
+        return MixMatch(
+            view=self.settings.view,
+            num_views=self.settings.num_views,
+            temperature=self.settings.temperature,
+            alpha=self.settings.alpha,
+            ramp=linear_ramp(age, length) if length else 1.0,
+        )

@@ -1,0 +1,54 @@
+"""Accuracy of the trained networks; the only part of training that ever sees truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from labelwise.data.dataset import Truth
+from labelwise.data.store import Store, as_input
+from labelwise.training.ranks import Ranks
+
+
+@torch.no_grad()
+def probabilities(networks: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+    """Mean softmax (B, K) of the networks on unaugmented inputs; they must be in eval mode."""
+    total = torch.stack([network(inputs)["classes"].float().softmax(1) for network in networks])
+    return total.mean(0)
+
+
+class evaluating:  # noqa: N801  (used like a function: `with evaluating(networks):`)
+    """Put networks into eval mode for a block, and back into their own modes after it."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = networks
+        self.modes = [network.training for network in networks]
+
+    def __enter__(self) -> None:
+        for network in self.networks:
+            network.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        for network, mode in zip(self.networks, self.modes, strict=True):
+            network.train(mode)
+
+
+def predict_proba(networks: Sequence[nn.Module], store_inputs: Tensor, block: int = 1024) -> Tensor:
+    """Mean softmax (N, K) of the networks for stored inputs, in blocks, on their device."""
+    with evaluating(networks):
+        parts = [probabilities(networks, as_input(rows)) for rows in store_inputs.split(block)]
+    return torch.cat(parts)
+
+
+def test_accuracy(
+    networks: Sequence[nn.Module], test: Store, truth: Truth, ranks: Ranks, block: int = 1024
+) -> float:
+    """Fraction of test samples that the networks' mean prediction gets right."""
+    right = torch.zeros((), dtype=torch.float64, device=test.device)
+    with evaluating(networks):
+        for index in test.blocks(block, ranks.rank, ranks.world):
+            predicted = probabilities(networks, test.plain(index)).argmax(1)
+            right += (predicted == truth.labels.to(test.device)[index]).sum()
+    return float(ranks.sum(right)) / len(test)

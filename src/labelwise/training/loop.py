@@ -1,0 +1,304 @@
+"""The one loop: epochs of phases of steps, with a commit that survives a crash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from labelwise.augment.view import View
+from labelwise.data.ledger import Ledger
+from labelwise.data.store import Store
+from labelwise.errors import UserError
+from labelwise.rng import Draw
+from labelwise.training.checkpoint import Checkpoints
+from labelwise.training.context import Context
+from labelwise.training.journal import Journal
+from labelwise.training.method import Group, Groups, Method, Pass, Phase, Step
+from labelwise.training.optim import build_optimiser, set_lr
+from labelwise.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the run is committed and can be resumed."""
+
+
+class Listener(Protocol):
+    """Shows the user what goes on."""
+
+    def say(self, message: str) -> None:
+        """Tell the user something once."""
+
+    def phase(self, epoch: int, name: str, step: int, steps: int) -> None:
+        """Called before every step."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Called with every finished epoch's figures."""
+
+
+@dataclass
+class Position:
+    """Where the run is. With the configuration it decides everything that is still to come."""
+
+    epoch: int = 0
+    phase: int = 0
+    step: int = 0
+    plan: dict[str, Tensor] | None = None
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    images: int = 0
+
+
+@dataclass
+class Trainer:
+    """A run in progress: its parts, its position, and `train()`.
+
+    Args:
+        method: bound to the problem.
+        fabric: the engine, launched.
+        networks: the P plain networks; wrapped here.
+        store: training inputs and given labels on the device.
+        views: view policies by name.
+        seed: of everything random.
+        checkpoints: where to commit.
+        journal: where the epochs' figures go.
+        evaluate: gives figures at the end of an epoch ({"test_accuracy": 0.9}); may hold truth,
+            which is why the loop only calls it.
+        listener: shows progress.
+        checkpoint_every: seconds between commits at least.
+        should_stop: asked after every step.
+    """
+
+    method: Method
+    fabric: Fabric
+    networks: tuple[nn.Module, ...]
+    store: Store
+    views: Mapping[str, View]
+    seed: int
+    checkpoints: Checkpoints
+    journal: Journal
+    evaluate: Callable[[tuple[nn.Module, ...]], dict[str, float]]
+    listener: Listener
+    checkpoint_every: float = 15.0
+    should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.ranks = Ranks(self.fabric)
+        self.schedule = self.method.schedule
+        pairs = [
+            self.fabric.setup(network, build_optimiser(network, self.schedule))
+            for network in self.networks
+        ]
+        self.networks = tuple(network for network, _ in pairs)
+        self.optimisers = tuple(optimiser for _, optimiser in pairs)
+        self.ledger = Ledger(
+            self.method.all_columns(), len(self.networks), len(self.store), self.store.device
+        )
+        self.position = Position()
+        self._clock = self._last_commit = time.monotonic()
+
+    def train(self) -> None:
+        """Run every epoch that is left.
+
+        Raises:
+            Interrupted: when `should_stop` said so; the run is committed first.
+            UserError: when the loss is no longer finite.
+        """
+        while self.position.epoch < self.schedule.epochs:
+            phases = self.method.phases(self.position.epoch)
+            while self.position.phase < len(phases):
+                self._run(phases[self.position.phase])
+                self.position.phase += 1
+                self._pause()
+            self._close_epoch()
+
+    def resume(self) -> bool:
+        """Load the newest whole checkpoint; return whether there was one."""
+        state = self.checkpoints.load()
+        if state is not None:
+            self.load_state_dict(state)
+            self.journal.forget_from(self.position.epoch)
+        return state is not None
+
+    # -- phases ------------------------------------------------------------------------------
+
+    def _run(self, phase: Phase) -> None:
+        start = time.monotonic()
+        context = self._context(phase)
+        for number, network in enumerate(self.networks):
+            network.train(number in phase.trains)
+        if isinstance(phase.step, Pass):
+            self.listener.phase(self.position.epoch, phase.name, 0, 1)
+            for name, value in phase.step.run(context).items():
+                self.position.figures[name] = value
+        else:
+            self._steps(phase, phase.step, context)
+        self.ledger.merge(self.ranks.world, self.ranks.sum)
+        spent = self.position.phase_seconds
+        spent[phase.name] = spent.get(phase.name, 0.0) + time.monotonic() - start
+
+    def _steps(self, phase: Phase, step: Step, context: Context) -> None:
+        position = self.position
+        if position.plan is None:
+            position.plan = phase.sampling.plan(context, self.schedule.batch_size)
+        steps = len(next(iter(position.plan.values())))
+        for number in phase.trains:
+            set_lr(self.optimisers[number], phase.lr or self.schedule.lr_at(position.epoch))
+        start = time.monotonic()
+        while position.step < steps:
+            self.listener.phase(position.epoch, phase.name, position.step, steps)
+            here = context.at_step(position.step)
+            groups = self._groups(here, phase, position.plan)
+            with torch.no_grad():
+                groups = step.views(here, groups)
+            self._update(phase, step.loss(here, groups))
+            position.step += 1
+            if self._due() or self.should_stop():
+                spent = position.phase_seconds
+                now = time.monotonic()
+                spent[phase.name] = spent.get(phase.name, 0.0) + now - start
+                start = now
+                self._pause()
+        self._close_phase(phase, steps)
+
+    def _groups(self, context: Context, phase: Phase, plan: Mapping[str, Tensor]) -> Groups:
+        clean = self.ledger["clean"][phase.judge]
+        groups = {}
+        for side, rows in plan.items():
+            index = context.draw.own_rows(rows[context.draw.step])
+            self.position.images += len(index) * self.ranks.world
+            groups[side] = Group(
+                index=index,
+                label=self.store.labels[index],
+                clean=clean[index],
+                anchor=self.store.plain(index),
+            )
+        return groups
+
+    def _update(self, phase: Phase, terms: Mapping[str, Tensor]) -> None:
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        for number in phase.trains:
+            self.optimisers[number].zero_grad(set_to_none=True)
+        self.fabric.backward(total)
+        for number in phase.trains:
+            if phase.clip is not None:
+                self.fabric.clip_gradients(
+                    self.networks[number], self.optimisers[number], max_norm=phase.clip
+                )
+            self.optimisers[number].step()
+        for name, term in terms.items():
+            label = f"{phase.name}/{name}"
+            held = self.position.terms.get(label)
+            value = term.detach().float()
+            self.position.terms[label] = value if held is None else held + value
+
+    def _close_phase(self, phase: Phase, steps: int) -> None:
+        for label in [name for name in self.position.terms if name.startswith(f"{phase.name}/")]:
+            mean = float(self.ranks.sum(self.position.terms.pop(label))) / self.ranks.world / steps
+            self.position.figures[label] = mean
+            if mean != mean or abs(mean) == float("inf"):
+                raise UserError(
+                    f"the loss became {mean} in epoch {self.position.epoch + 1}, phase "
+                    f"{phase.name!r}. Lower the learning rate (--lr {self.schedule.lr / 4:g}) or "
+                    "use --precision 32-true; the last checkpoint is from before."
+                )
+        self.position.plan, self.position.step = None, 0
+
+    def _context(self, phase: Phase) -> Context:
+        draw = Draw(
+            seed=self.seed,
+            epoch=self.position.epoch,
+            phase=phase.name,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            device=self.store.device,
+        )
+        return Context(
+            networks=self.networks,
+            store=self.store,
+            ledger=self.ledger,
+            views=self.views,
+            draw=draw,
+            ranks=self.ranks,
+            epoch=self.position.epoch,
+            num_epochs=self.schedule.epochs,
+            trains=phase.trains,
+            say=self.listener.say,
+        )
+
+    # -- epochs and commits ------------------------------------------------------------------
+
+    def _close_epoch(self) -> None:
+        position = self.position
+        start = time.monotonic()
+        figures = self.evaluate(self.networks)
+        position.phase_seconds["evaluate"] = time.monotonic() - start
+        row = {
+            "epoch": position.epoch + 1,
+            "lr": self.schedule.lr_at(position.epoch),
+            **figures,
+            **position.figures,
+            "images": position.images,
+            "phase_seconds": {name: round(s, 4) for name, s in position.phase_seconds.items()},
+        }
+        if self.fabric.is_global_zero:
+            self.journal.append(row)
+        self.listener.epoch(row)
+        position.epoch, position.phase = position.epoch + 1, 0
+        position.figures, position.phase_seconds = {}, {}
+        if self._due() or position.epoch == self.schedule.epochs:
+            self.commit()
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._last_commit >= self.checkpoint_every
+
+    def _pause(self) -> None:
+        stop = self.should_stop()
+        if stop or self._due():
+            self.commit()
+        if stop:
+            raise Interrupted
+
+    def commit(self) -> None:
+        """Write a checkpoint of this very moment."""
+        now = time.monotonic()
+        self.position.seconds += now - self._clock
+        self._clock = now
+        if self.fabric.is_global_zero:
+            self.checkpoints.save(self.state_dict())
+        self.fabric.barrier()
+        self._last_commit = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, ledger and position."""
+        return {
+            "networks": [network.state_dict() for network in self.networks],
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "ledger": self.ledger.state_dict(),
+            "position": vars(self.position),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        for network, weights in zip(self.networks, state["networks"], strict=True):
+            network.load_state_dict(weights)
+        for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(held)
+        self.ledger.load_state_dict(state["ledger"])
+        self.position = Position(**state["position"])
+        device = self.store.device
+        if self.position.plan is not None:
+            self.position.plan = {k: v.to(device) for k, v in self.position.plan.items()}
+        self.position.terms = {k: v.to(device) for k, v in self.position.terms.items()}
+        self._clock = time.monotonic()
+
+

@@ -1,0 +1,316 @@
+"""The nouns of the loop: Group, Step, Pass, Phase, Method and Wrapper.
+
+A `Method` says what happens in each epoch as a list of `Phase`s; a phase draws samples by its
+`Sampling` and runs a `Step` on every batch, or runs a `Pass` once. The loop knows nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from labelwise.config import MethodSettings, Schedule
+from labelwise.data.dataset import Kind
+from labelwise.data.ledger import Column
+from labelwise.errors import UserError
+from labelwise.training.context import Context
+
+View = tuple[Tensor, Tensor]
+"""One view of a group: network input (B, *S) and soft target (B, K)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One side of a batch.
+
+    Args:
+        index: row numbers (B) int64 in the data set.
+        label: given labels (B) int64.
+        clean: P(given label is right) (B), from the ledger; ones before it was ever estimated.
+        anchor: unaugmented inputs (B, *S).
+        views: the inputs to learn from, each with its soft target. Any number of them: a wrapper
+            may append some, so no step may count on how many there are.
+    """
+
+    index: Tensor
+    label: Tensor
+    clean: Tensor
+    anchor: Tensor
+    views: tuple[View, ...] = ()
+
+    def adding(self, *views: View) -> Group:
+        """Return the group with further views."""
+        return replace(self, views=(*self.views, *views))
+
+    @property
+    def inputs(self) -> Tensor:
+        """All views' inputs (V·B, *S), view by view."""
+        return torch.cat([inputs for inputs, _ in self.views])
+
+    @property
+    def targets(self) -> Tensor:
+        """All views' soft targets (V·B, K), view by view."""
+        return torch.cat([target for _, target in self.views])
+
+
+Groups = Mapping[str, Group]
+
+
+class Step(ABC):
+    """What is done with one batch: build views, then the loss. A frozen dataclass of settings."""
+
+    @abstractmethod
+    def views(self, context: Context, groups: Groups) -> Groups:
+        """Build inputs and soft targets, without gradient; return the groups with their views."""
+
+    @abstractmethod
+    def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
+        """Return named scalar terms, already weighted: the loop adds them.
+
+        Selections and weights are per sample and apply to all views of the sample.
+        """
+
+
+class Pass(ABC):
+    """Something done once per phase that trains nothing: scoring, fitting, deciding."""
+
+    @abstractmethod
+    def run(self, context: Context) -> dict[str, float]:
+        """Read networks and ledger, write the ledger, return figures for the epoch's log line."""
+
+
+class Sampling(ABC):
+    """Which samples a phase draws, and into which sides of the batch."""
+
+    @abstractmethod
+    def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
+        """Draw the whole phase: side -> row numbers (steps, B), equal on every rank.
+
+        All sides have the same number of steps; `batch_size` counts samples over all ranks.
+        """
+
+
+def full_batches(order: Tensor, batch_size: int) -> Tensor:
+    """Cut row numbers into full batches (steps, B); the last is filled up from the first ones.
+
+    Batches of one size keep batch statistics alike and never leave a single sample over. With
+    fewer rows than a batch, the batch is all rows.
+    """
+    size = min(batch_size, len(order))
+    steps = -(-len(order) // size)
+    return torch.cat([order, order[: steps * size - len(order)]]).view(steps, size)
+
+
+@dataclass(frozen=True)
+class Everything(Sampling):
+    """Every sample once, in random order, on a single side called "all"."""
+
+    def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
+        """Permute all rows."""
+        order = context.draw.permutation("order", len(context.store))
+        return {"all": full_batches(order, batch_size)}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an epoch.
+
+    Args:
+        name: unique within the epoch; part of every random position.
+        step: what to do: a `Step` on every batch, or a `Pass` once.
+        trains: numbers of the networks that learn; the others are in eval mode. Empty for a Pass.
+        sampling: which samples are drawn.
+        judge: number of the network whose clean probability the groups carry; in co-training
+            the peer of the one that learns.
+        lr: learning rate of this phase; None takes the schedule's.
+        clip: bound on the gradient norm of each network; None for no bound.
+        warmup: whether the phase belongs to the warm-up.
+    """
+
+    name: str
+    step: Step | Pass
+    trains: tuple[int, ...] = ()
+    sampling: Sampling = field(default_factory=Everything)
+    judge: int = 0
+    lr: float | None = None
+    clip: float | None = None
+    warmup: bool = False
+
+    def __post_init__(self) -> None:
+        assert bool(self.trains) == isinstance(self.step, Step), f"phase {self.name}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method may know about the data before it starts.
+
+    Args:
+        num_samples: N.
+        num_classes: K.
+        kind: "images" or "embeddings".
+        shape: shape of one input.
+    """
+
+    num_samples: int
+    num_classes: int
+    kind: Kind
+    shape: tuple[int, ...]
+
+
+BASE_COLUMNS = (
+    Column("loss"),  # cross-entropy of the given label, unaugmented, eval mode (nats)
+    Column("prediction", torch.int64, initial=-1),  # argmax of the same pass
+    Column("clean", initial=1.0),  # P(given label is right)
+)
+
+
+class Method(ABC):
+    """A way of training under noisy labels. A subclass with a `name` is found by discovery.
+
+    Class attributes:
+        name: as typed after ``--method``.
+        summary: one line for users.
+        citation: the paper.
+        paper_numbers: test accuracy in percent by table cell, from the paper.
+        presets: settings of the paper per noise level, by name.
+        kinds: input kinds it can work on.
+        Settings: the pydantic model of its settings; each field says its unit and source.
+
+    Args:
+        settings: values of `Settings`, by keyword.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    paper_numbers: ClassVar[Mapping[str, float]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"images", "embeddings"})
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+
+    def __init__(self, **settings: Any) -> None:
+        preset = settings.pop("preset", None)
+        if preset is not None:
+            settings = {**self.preset(preset), **settings}
+        self.settings = self.Settings.parse(settings, owner=self.name)
+        self.schedule = Schedule()
+
+    @classmethod
+    def preset(cls, name: str) -> Mapping[str, Any]:
+        """Return the settings of a named preset."""
+        from labelwise.errors import unknown
+
+        if name not in cls.presets:
+            raise unknown(f"preset of {cls.name}", name, cls.presets)
+        return cls.presets[name]
+
+    @property
+    def spec(self) -> str:
+        """The method as typed after ``--method``, wrappers first."""
+        return self.name
+
+    @property
+    def num_peers(self) -> int:
+        """P, the number of networks of the same shape that are trained."""
+        return 1
+
+    def columns(self) -> tuple[Column, ...]:
+        """The ledger columns the method needs beyond the loop's own."""
+        return ()
+
+    def all_columns(self) -> tuple[Column, ...]:
+        """The loop's own columns, which every method has, and the method's."""
+        return (*BASE_COLUMNS, *self.columns())
+
+    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+        """Extra network heads, freshly initialised; most methods need none."""
+        del num_features, num_classes
+        return {}
+
+    def default_schedule(self, problem: Problem) -> Schedule:
+        """A schedule that suits the number of samples; the paper's is a preset or recipe."""
+        return Schedule.scaled(problem.num_samples, problem.kind, iterations=1500)
+
+    def bind(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Method:
+        """Return the method with its schedule fixed for a problem.
+
+        Args:
+            problem: what is known about the data.
+            overrides: schedule fields the user set (epochs, batch_size, lr, …); Nones are skipped.
+
+        Raises:
+            UserError: when the method cannot work on this kind of data.
+        """
+        if problem.kind not in self.kinds:
+            raise UserError(
+                f"method {self.spec!r} needs {' or '.join(sorted(self.kinds))}, but the data are "
+                f"{problem.kind}. `labelwise methods` lists what each method works on."
+            )
+        self.schedule = self.default_schedule(problem).override(overrides or {})
+        return self
+
+    @abstractmethod
+    def phases(self, epoch: int) -> list[Phase]:
+        """The epoch's phases in order; pure in (settings, schedule, epoch)."""
+
+
+class Wrapper(Method):
+    """A method around a method: it maps over the base's phases and wraps each step.
+
+    Args:
+        base: the method that is wrapped; it may be a wrapper itself.
+        settings: the wrapper's own settings.
+    """
+
+    def __init__(self, base: Method, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.base = base
+
+    @property
+    def spec(self) -> str:
+        """The wrapper's name, a plus and the base's."""
+        return f"{self.name}+{self.base.spec}"
+
+    @property
+    def num_peers(self) -> int:
+        """As many as the base trains."""
+        return self.base.num_peers
+
+    def columns(self) -> tuple[Column, ...]:
+        """The base's columns; a wrapper adds its own."""
+        return self.base.columns()
+
+    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+        """The base's heads; a wrapper adds its own."""
+        return self.base.heads(num_features, num_classes)
+
+    def default_schedule(self, problem: Problem) -> Schedule:
+        """The base's schedule."""
+        return self.base.default_schedule(problem)
+
+    def bind(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Method:
+        """Bind the wrapper and its base to the same schedule."""
+        super().bind(problem, overrides)
+        self.base.bind(problem, overrides)
+        return self
+
+    @abstractmethod
+    def wrap(self, step: Step) -> Step:
+        """Return the step with the wrapper's part added."""
+
+    def phases(self, epoch: int) -> list[Phase]:
+        """The base's phases with every training step wrapped."""
+        return [
+            replace(phase, step=self.wrap(phase.step)) if isinstance(phase.step, Step) else phase
+            for phase in self.base.phases(epoch)
+        ]
+
+
+def add_views(groups: Groups, added: Mapping[str, Sequence[View]]) -> dict[str, Group]:
+    """Return the groups with `added[side]` appended to each side's views."""
+    return {side: group.adding(*added.get(side, ())) for side, group in groups.items()}

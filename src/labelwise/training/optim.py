@@ -1,0 +1,25 @@
+"""Optimisers: one SGD per network, fused where the device has it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from labelwise.config import Schedule
+
+
+def build_optimiser(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD with momentum over all weights of one network, in one fused kernel."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        fused=True,
+    )
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr

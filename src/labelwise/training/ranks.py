@@ -1,0 +1,53 @@
+"""The processes that train together; with one process every operation is the identity."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Ranks:
+    """Collectives that steps and the ledger use.
+
+    Args:
+        fabric: the engine, or None for a single process.
+    """
+
+    def __init__(self, fabric: Fabric | None = None) -> None:
+        self.fabric = fabric
+        self.rank = fabric.global_rank if fabric else 0
+        self.world = fabric.world_size if fabric else 1
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Add a tensor over all ranks, without gradient."""
+        if self.world == 1:
+            return value
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average a tensor over all ranks, with gradient.
+
+        Under data-parallel averaging the gradient of a function of the global mean is right:
+        every rank's contribution flows back through the collective.
+        """
+        if self.world == 1:
+            return value
+        from torch.distributed.nn.functional import all_reduce
+
+        total: Tensor = all_reduce(value)
+        return total / self.world
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Stack a tensor of every rank to (world, *shape), without gradient."""
+        if self.world == 1:
+            return value.unsqueeze(0)
+        parts = [torch.empty_like(value) for _ in range(self.world)]
+        torch.distributed.all_gather(parts, value.detach().contiguous())
+        return torch.stack(parts)

@@ -1,0 +1,72 @@
+"""Passes that train nothing: score every sample, and turn losses into clean probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from labelwise.selection.mixture import mixture
+from labelwise.training.context import Context
+from labelwise.training.method import Pass
+
+
+@dataclass(frozen=True)
+class Score(Pass):
+    """Cross-entropy and prediction of every sample, unaugmented, eval mode, for every network.
+
+    Writes the ledger columns "loss" (nats) and "prediction"; DivideMix, arXiv 2002.07394, eq. 1.
+
+    Args:
+        history: name of a ledger column (P, N, W) that keeps the last W losses, or None.
+    """
+
+    history: str | None = None
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Score this rank's samples in large batches."""
+        for number in range(len(context.networks)):
+            for index, outputs in context.score_blocks(number):
+                logits = outputs["classes"].float()
+                loss = F.cross_entropy(logits, context.store.labels[index], reduction="none")
+                context.ledger.write("loss", number, index, loss)
+                context.ledger.write("prediction", number, index, logits.argmax(1))
+                if self.history is not None:
+                    held = context.ledger[self.history][number, index]
+                    rolled = torch.cat([held[:, 1:], loss[:, None]], dim=1)
+                    context.ledger.write(self.history, number, index, rolled)
+        return {}
+
+
+@dataclass(frozen=True)
+class FitMixture(Pass):
+    """Fit a two-component mixture to each network's losses; write the ledger column "clean".
+
+    Args:
+        family: "gaussian" or "beta".
+        history: name of a ledger column (P, N, W) whose mean over the seen part of W replaces
+            the last loss, or None.
+        seen: how many of the W losses have been recorded.
+    """
+
+    family: str = "gaussian"
+    history: str | None = None
+    seen: int = 1
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Fit on all samples, on every rank alike."""
+        ledger = context.ledger
+        figures = {}
+        for number in range(len(context.networks)):
+            losses = ledger["loss"][number]
+            if self.history is not None:
+                losses = ledger[self.history][number, :, -self.seen :].mean(dim=1)
+            fit = mixture(self.family).fit(losses)
+            ledger.set("clean", number, fit.clean)
+            if fit.fallback:
+                context.say(f"epoch {context.epoch + 1}, network {number}: {fit.fallback}")
+            suffix = f"_{number}" if len(context.networks) > 1 else ""
+            figures[f"clean_fraction{suffix}"] = float((fit.clean > 0.5).float().mean())
+        figures["estimated_noise_rate"] = float(1 - ledger["clean"].mean())
+        return figures

@@ -1,0 +1,50 @@
+"""Steps that several methods share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from labelwise.losses.classification import negative_entropy, one_hot, soft_cross_entropy
+from labelwise.training.context import Context
+from labelwise.training.method import Groups, Step, add_views
+
+
+@dataclass(frozen=True)
+class Supervised(Step):
+    """Cross-entropy against the given labels: the plain baseline and every method's warm-up.
+
+    Args:
+        view: view policy of the inputs.
+        confidence_penalty: weight of the negative entropy of the predictions, which keeps a
+            warm-up from becoming sure of asymmetric noise (Pereyra et al., arXiv 1701.06548;
+            DivideMix, section 3.1).
+    """
+
+    view: str = "weak"
+    confidence_penalty: float = 0.0
+
+    def views(self, context: Context, groups: Groups) -> Groups:
+        """One augmented view of each side, with its given label."""
+        return add_views(
+            groups,
+            {
+                side: [
+                    (
+                        context.view(group, self.view, f"{side}/0"),
+                        one_hot(group.label, context.num_classes),
+                    )
+                ]
+                for side, group in groups.items()
+            },
+        )
+
+    def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
+        """Mean soft cross-entropy over all views of all sides."""
+        (group,) = groups.values()
+        logits = context.logits(context.learner, group.inputs)
+        terms = {"cross_entropy": soft_cross_entropy(logits, group.targets).mean()}
+        if self.confidence_penalty:
+            terms["confidence_penalty"] = self.confidence_penalty * negative_entropy(logits)
+        return terms
