@@ -4,6 +4,9 @@ Each of them maps a pixel's channel vector v to M·v + t, so any sequence of the
 matrix per image and a whole batch is one batched matrix product. Contrast and saturation blend
 with the luma Y = 0.299 R + 0.587 G + 0.114 B; hue is a rotation of the (I, Q) plane of YIQ, which
 leaves luma alone.
+
+Why own code: the whole SimCLR view runs at 28,900 images a second, with kornia's operations at
+5,500 (one shared core, 32×32×3, batch 256, alternated in one run; `benchmarks/augment.py`).
 """
 
 from __future__ import annotations
@@ -101,7 +104,8 @@ def hue(colour: Affine, turn: Tensor) -> Affine:
     angle = turn * (2 * math.pi)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     one = torch.ones_like(angle)
-    rows = (one, zero, zero, zero, cos, -sin, zero, sin, cos)
+    # This sense turns red towards yellow for a positive turn, as HSV does.
+    rows = (one, zero, zero, zero, cos, sin, zero, -sin, cos)
     rotation = torch.stack(rows, dim=-1).view(-1, 3, 3)
     return colour.then(from_yiq @ rotation @ to_yiq)
 

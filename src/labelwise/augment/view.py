@@ -89,6 +89,8 @@ class View(ABC):
         """
         kind: Kind = "images" if batch.ndim == 4 else "embeddings"
         self.require(kind)
+        if len(batch) == 0:
+            return batch.to(torch.float32)
         own = draw.within(self.name)
         if kind == "embeddings":
             return self.embeddings(batch, own)

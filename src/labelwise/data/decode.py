@@ -79,7 +79,7 @@ class _Stack:
         colour = image.ndim == 3
         if self.buffer is None:
             depth = self.channels or (3 if colour else 1)
-            self.buffer = _allocate((self.count, depth, height, width))
+            self.buffer = allocate((self.count, depth, height, width))
         elif colour and self.buffer.shape[1] == 1:
             self.buffer = np.repeat(self.buffer, 3, axis=1)
         self.buffer[position] = image.transpose(2, 0, 1) if colour else image
@@ -190,7 +190,7 @@ def _mixed_sizes(sizes: Counter[tuple[int, int]]) -> UserError:
     )
 
 
-def _allocate(shape: tuple[int, int, int, int]) -> np.ndarray:
+def allocate(shape: tuple[int, int, int, int]) -> np.ndarray:
     """Return an uninitialised uint8 array, or refuse before the machine starts to swap."""
     needed, free = int(np.prod(shape, dtype=np.int64)), free_memory()
     if free is not None and needed > free:

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Content = bytes | Path | Image.Image | None
 """An image as a file's bytes, a file, an image in memory, or nothing at all (an empty cell)."""
@@ -85,7 +85,7 @@ def _open(content: Content) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown format"
     if isinstance(error, FileNotFoundError):
         return "no such file"
@@ -104,9 +104,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _plain(image: Image.Image) -> Image.Image:
     """Return the image in mode "L" or "RGB"."""
     mode = image.mode
-    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        if not mode.startswith(("I", "F")):
-            return _over_white(image)
+    see_through = mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if see_through and not mode.startswith(("I", "F")):
+        return _over_white(image)
     if mode in ("L", "RGB"):
         return image
     if mode == "1":

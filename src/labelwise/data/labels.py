@@ -13,6 +13,7 @@ from labelwise.errors import UserError, nearest
 
 MISSING_TEXT = frozenset({"", "nan", "NaN", "<NA>"})
 """Text read as "no label". "None", "NA" and "null" are not here: they are real class names."""
+NESTED = (list, tuple, np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def read_labels(values: object, title: str, code_names: Sequence[str] | None = N
         UserError: more than one label per sample, or values that cannot be classes.
     """
     array = _as_array(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim != 1:
         raise UserError(
             f"{title} have shape {array.shape}: one label per sample is needed, shape (N,). "
@@ -88,24 +91,27 @@ def class_list(given: Labels | None, truth: Labels | None) -> tuple[str, ...]:
     return tuple(sorted(union))
 
 
-def encode(labels: Labels, classes: Sequence[str], ids: np.ndarray, remedy: str = "") -> np.ndarray:
-    """Return the labels as positions (N) int64 in `classes`.
-
-    Args:
-        labels: the labels.
-        classes: the class names.
-        ids: N identifiers, for messages.
-        remedy: what to do about missing labels.
-
-    Raises:
-        UserError: a label is missing or is not among the classes.
-    """
+def check_complete(labels: Labels, ids: np.ndarray, remedy: str) -> None:
+    """Raise a `UserError` that names the first rows without a label and the remedy."""
     missing = np.flatnonzero(labels.codes < 0)
     if len(missing):
         raise UserError(
-            f"{labels.title}: {plural(len(missing), 'label')} of {len(labels.codes):,} missing, "
-            f"at {places(missing, ids)}. {remedy or 'Fill them in or remove these rows.'}"
+            f"{labels.title}: {len(missing):,} of {len(labels.codes):,} labels missing, "
+            f"at {places(missing, ids)}. {remedy}"
         )
+
+
+def encode(labels: Labels, classes: Sequence[str], ids: np.ndarray) -> np.ndarray:
+    """Return the labels as positions (N) int64 in `classes`.
+
+    Args:
+        labels: the labels, none of them missing.
+        classes: the class names.
+        ids: N identifiers, for messages.
+
+    Raises:
+        UserError: a label is not among the classes.
+    """
     position = {name: code for code, name in enumerate(classes)}
     unknown = [name for name in labels.used if name not in position]
     if unknown:
@@ -116,7 +122,8 @@ def encode(labels: Labels, classes: Sequence[str], ids: np.ndarray, remedy: str 
             + (f" Also unknown: {quoted(unknown[1:])}." if unknown[1:] else "")
         )
     lookup = np.array([position.get(name, -1) for name in labels.names], dtype=np.int64)
-    return lookup[labels.codes]
+    encoded: np.ndarray = lookup[labels.codes]
+    return encoded
 
 
 def check_trainable(labels: Labels) -> None:
@@ -136,7 +143,7 @@ def check_trainable(labels: Labels) -> None:
 
 
 def label_notes(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Remarks on classes that are unused, have a single sample, or differ only in case.
+    """Return remarks on classes without a sample, with a single one, or alike but for case.
 
     Args:
         labels: (N) int64 in [0, K).
@@ -145,13 +152,11 @@ def label_notes(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     counts = np.bincount(labels, minlength=len(classes))
     notes = []
     for number, what in ((0, "no sample"), (1, "a single sample")):
-        found = [classes[code] for code in np.flatnonzero(counts == number)]
+        found = [classes[int(code)] for code in np.flatnonzero(counts == number)]
         if found:
             verb = "has" if len(found) == 1 else "have"
             noun = "class" if len(found) == 1 else f"{len(found)} classes"
             notes.append(f"{noun} {quoted(found)} {verb} {what}")
-    if len(classes) > len(labels) / 2:
-        notes.append(f"{len(classes):,} classes for {len(labels):,} samples: are these classes?")
     folded: dict[str, list[str]] = {}
     for name in classes:
         folded.setdefault(name.casefold(), []).append(name)
@@ -169,9 +174,7 @@ def _as_array(values: object) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values
     items = list(values) if isinstance(values, Sequence) else values
-    if isinstance(items, list) and not any(isinstance(item, Sequence) for item in items):
-        return _object_array(items)
-    if isinstance(items, list) and all(isinstance(item, str | bytes) or item is None for item in items):
+    if isinstance(items, list) and not any(isinstance(item, NESTED) for item in items):
         return _object_array(items)
     try:
         return np.asarray(items)
@@ -188,7 +191,7 @@ def _object_array(items: list[object]) -> np.ndarray:
 
 def _factorise(array: np.ndarray) -> tuple[np.ndarray, list[object]]:
     """Return the position of each value among the distinct ones (-1 when missing), and those."""
-    if array.dtype.kind != "O":
+    if array.dtype.kind in "biufUS":
         distinct, inverse = np.unique(array, return_inverse=True)
         return inverse.astype(np.int64), distinct.tolist()
     seen: dict[tuple[type, object], int] = {}
@@ -209,7 +212,8 @@ def _name(value: object, title: str, code_names: Sequence[str] | None) -> str | 
     """Return the class name of one label, or None when the label is missing."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
-    if isinstance(value, np.generic):
+    # A date in nanoseconds would turn into a whole number here; it must stay what it is.
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
         value = value.item()
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
@@ -238,7 +242,8 @@ def _name(value: object, title: str, code_names: Sequence[str] | None) -> str | 
         return None
     if not 0 <= value < len(code_names):
         raise UserError(
-            f"{title}: label {value} is out of range: the data names {len(code_names)} classes, "
+            f"{title}: label {value} is out of range: the data names "
+            f"{plural(len(code_names), 'class', 'classes')}, "
             f"so labels are 0 to {len(code_names) - 1}."
         )
     return str(code_names[value])

@@ -40,11 +40,11 @@ def stratified_rows(
 
 def _shares(sizes: np.ndarray, count: int) -> np.ndarray:
     """Return how many of each class to keep; they sum to `count` and none exceeds its class."""
-    exact = sizes * (count / sizes.sum())
+    exact: np.ndarray = sizes * (count / sizes.sum())
     least = 1 if count >= len(sizes) else 0
-    shares = np.maximum(np.floor(exact).astype(np.int64), least)
+    shares: np.ndarray = np.maximum(np.floor(exact).astype(np.int64), least)
     while shares.sum() > count:  # rare classes were raised to one: the best served give
-        shares[np.argmax(np.where(shares > least, shares - exact, -np.inf))] -= 1
+        shares[np.argmax(np.where(shares > least, shares / exact, -np.inf))] -= 1
     lacking = count - int(shares.sum())
     wanting = np.where(shares < sizes, exact - shares, -np.inf)
     shares[np.argsort(-wanting, kind="stable")[:lacking]] += 1

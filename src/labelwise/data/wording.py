@@ -33,6 +33,12 @@ def places(rows: np.ndarray, ids: np.ndarray) -> str:
     return few((place(int(row), ids) for row in rows), len(rows))
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's error message, without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """Return "1 image" or "3 images"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

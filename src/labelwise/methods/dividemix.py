@@ -154,7 +154,7 @@ class MixMatch(Step):
         weight = self.ramp * context.ledger.decisions["lambda_u"]
         return {
             "labelled": soft_cross_entropy(logits[:size], targets[:size]).mean(),
-            "unlabelled": weight * squared_error(probability[size:], targets[size:]),
+            "unlabelled": weight * squared_error(probability[size:], targets[size:]).mean(),
             "prior": prior_penalty(context.ranks.mean(probability.mean(0))),
         }
 

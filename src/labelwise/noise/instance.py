@@ -83,9 +83,10 @@ class Instance(NoiseProcess):
 
 def flip_probability(uniform: Tensor, rate: float) -> Tensor:
     """Truncated normal (N) on [0, 1] around `rate`, by inverting its distribution function."""
-    ends = torch.special.ndtr(torch.tensor([-rate, 1.0 - rate]).double() / RATE_SPREAD)
-    level = ends[0] + uniform * (ends[1] - ends[0])
-    return (rate + RATE_SPREAD * torch.special.ndtri(level)).clamp(0.0, 1.0)
+    ends = torch.tensor([-rate, 1.0 - rate], dtype=torch.float64) / RATE_SPREAD
+    below, up_to = torch.special.ndtr(ends)
+    quantile: Tensor = torch.special.ndtri(below + uniform * (up_to - below))
+    return (rate + RATE_SPREAD * quantile).clamp(0.0, 1.0)
 
 
 def standardised(inputs: Tensor) -> Tensor:

@@ -117,17 +117,8 @@ class Mixture(ABC):
         work = torch.float32 if losses.device.type == "mps" else torch.float64
         ordered, order = losses[finite].to(work).sort()
         low, high = self.bounds(ordered)
-        reason = _unfit(ordered, low, high)
-        if reason is None:
-            x = (ordered - low) / (high - low)
-            parameters, weights = self._expectation_maximisation(self.kept(x))
-            means, variances = self.moments(parameters)
-            reason = self._one_group(self.kept(x), parameters, weights)
-        else:
-            parameters = ordered.new_full((2, 2), torch.nan)
-            means = variances = ordered.new_full((2,), torch.nan)
-            weights = ordered.new_tensor([1.0, 0.0])
-        trusted = _by_rank(ordered) if reason else self._monotone(x, parameters, weights)
+        parameters, weights, trusted, reason = self._components(ordered, low, high)
+        means, variances = self.moments(parameters)
         clean = torch.zeros_like(losses, dtype=torch.float32)
         clean[finite] = torch.empty_like(trusted).scatter_(0, order, trusted).float()
         notes = [f"{reason}; every label is trusted"] if reason else []
@@ -145,6 +136,20 @@ class Mixture(ABC):
             separation,
             "; ".join(notes) or None,
         )
+
+    def _components(
+        self, ordered: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, str | None]:
+        """Parameters, weights, clean probability (N) of sorted losses, reason not to believe."""
+        if reason := _unfit(ordered, low, high):
+            nothing = ordered.new_full((2, 2), torch.nan)
+            return nothing, ordered.new_tensor([1.0, 0.0]), _by_rank(ordered), reason
+        x = (ordered - low) / (high - low)
+        kept = self.kept(x)
+        parameters, weights = self._expectation_maximisation(kept)
+        reason = self._one_group(kept, parameters, weights)
+        trusted = _by_rank(ordered) if reason else self._monotone(x, parameters, weights)
+        return parameters, weights, trusted, reason
 
     @abstractmethod
     def bounds(self, ordered: Tensor) -> tuple[Tensor, Tensor]:

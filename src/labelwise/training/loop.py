@@ -31,7 +31,13 @@ class Interrupted(Exception):
 
 
 class Listener(Protocol):
-    """Shows the user what goes on."""
+    """Shows the user what goes on.
+
+    Attributes:
+        notes: what was said since the last finished epoch.
+    """
+
+    notes: list[str]
 
     def say(self, message: str) -> None:
         """Tell the user something once."""
@@ -248,11 +254,13 @@ class Trainer:
             **figures,
             **position.figures,
             "images": position.images,
+            "notes": list(self.listener.notes),
             "phase_seconds": {name: round(s, 4) for name, s in position.phase_seconds.items()},
         }
         if self.fabric.is_global_zero:
             self.journal.append(row)
         self.listener.epoch(row)
+        self.listener.notes.clear()
         position.epoch, position.phase = position.epoch + 1, 0
         position.figures, position.phase_seconds = {}, {}
         if self._due() or position.epoch == self.schedule.epochs:

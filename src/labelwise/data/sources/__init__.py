@@ -1,0 +1,1 @@
+"""One file for each kind of data; `labelwise.data.load.load` finds them by itself."""

@@ -1,0 +1,107 @@
+"""What the user sees while a run goes on: a live bar on a terminal, silence elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Silent:
+    """A listener that shows nothing and remembers what was said.
+
+    Attributes:
+        notes: messages since the last finished epoch, each once per run.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self._said: set[str] = set()
+
+    def say(self, message: str) -> None:
+        """Remember a message; one that differs only in its epoch is not repeated."""
+        core = message.partition(": ")[2] if message.startswith("epoch ") else message
+        if core not in self._said:
+            self._said.add(core)
+            self.notes.append(message)
+            self.show(message)
+
+    def show(self, message: str) -> None:
+        """Print a message."""
+
+    def start(self, epochs: int, done: int) -> None:
+        """Called before the first epoch."""
+
+    def phase(self, epoch: int, name: str, step: int, steps: int) -> None:
+        """Called before every step."""
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Called with every finished epoch's figures."""
+
+    def close(self) -> None:
+        """Called when training ends, however it ends."""
+
+
+class Terminal(Silent):
+    """A progress bar over epochs with phase, throughput and time left, on standard error.
+
+    Args:
+        title: what is being trained.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("[dim]{task.fields[detail]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+        )
+        self.title = title
+        self._shown = 0.0
+        self._epochs = 1
+        self._images = 0
+        self._since = time.monotonic()
+        self._rate = ""
+
+    def show(self, message: str) -> None:
+        """Print a message above the bar."""
+        self.console.print(f"  {message}", highlight=False)
+
+    def start(self, epochs: int, done: int) -> None:
+        """Show the bar."""
+        self._epochs = epochs
+        self.task = self.progress.add_task(
+            self.title, total=epochs, completed=done, epoch=f"{done + 1}/{epochs}", detail=""
+        )
+        self.progress.start()
+
+    def phase(self, epoch: int, name: str, step: int, steps: int) -> None:
+        """Move the bar, at most five times a second."""
+        now = time.monotonic()
+        if now - self._shown > 0.2:
+            self._shown = now
+            detail = f"{name} {step}/{steps}{self._rate}"
+            self.progress.update(self.task, epoch=f"{epoch + 1}/{self._epochs}", detail=detail)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Take the throughput from the finished epoch."""
+        now = time.monotonic()
+        images = int(row["images"])
+        speed = (images - self._images) / max(now - self._since, 1e-9)
+        self._rate = f", {speed:,.0f} samples/s"
+        if "test_accuracy" in row:
+            self._rate += f", test {row['test_accuracy']:.1%}"
+        self._images, self._since = images, now
+        self.progress.update(self.task, completed=row["epoch"])
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.progress.stop()
