@@ -85,9 +85,17 @@ class Schedule(Strict):
         steps = math.ceil(num_samples / batch)
         total = iterations * max(1.0, math.sqrt(num_samples / 2000))
         epochs = max(6, min(300, round(total / steps)))
-        return cls(
-            epochs=epochs, warmup=max(1, round(warmup * epochs)), batch_size=batch, lr=round(lr, 4)
-        )
+        plan = cls(epochs=epochs, batch_size=batch, lr=round(lr, 4))
+        return plan.with_warmup(num_samples, warmup)
+
+    def with_warmup(self, num_samples: int, fraction: float = 0.1) -> Schedule:
+        """Set the warm-up to `fraction` of the epochs, or to 250 iterations if that is longer.
+
+        It never takes more than three tenths of the run.
+        """
+        steps = math.ceil(num_samples / self.batch_size)
+        wanted = max(fraction * self.epochs, 250 / steps)
+        return self.override({"warmup": max(1, round(min(wanted, 0.3 * self.epochs)))})
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch (0-based)."""

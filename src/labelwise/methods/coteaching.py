@@ -113,6 +113,11 @@ class CoTeaching(Method):
         """Two."""
         return 2
 
+    @property
+    def rows_per_sample(self) -> int:
+        """Both networks run on the batch before either learns."""
+        return 2
+
     def default_schedule(self, problem: Problem) -> Schedule:
         """As many iterations as cross-entropy."""
         return Schedule.scaled(problem.num_samples, problem.kind, iterations=1500)

@@ -246,6 +246,16 @@ class DivideMix(Method):
         """Two."""
         return 2
 
+    @property
+    def rows_per_sample(self) -> int:
+        """Both sides in all their views go through one forward."""
+        return 2 * self.settings.num_views
+
+    @property
+    def scores_every_epoch(self) -> bool:
+        """Every epoch after warm-up starts with a score and a mixture."""
+        return True
+
     def columns(self) -> tuple[Column, ...]:
         """The last epochs' losses, for the mean that severe noise needs."""
         return (Column(HISTORY, shape=(WINDOW,)),)

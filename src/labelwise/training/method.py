@@ -219,6 +219,19 @@ class Method(ABC):
         """P, the number of networks of the same shape that are trained."""
         return 1
 
+    @property
+    def rows_per_sample(self) -> int:
+        """Rows of the largest forward with gradient per drawn sample: sides times views."""
+        return 1
+
+    @property
+    def scores_every_epoch(self) -> bool:
+        """Whether the ledger's "clean" column is up to date at the end of every epoch.
+
+        If not, the audit fits a mixture to the final losses.
+        """
+        return False
+
     def columns(self) -> tuple[Column, ...]:
         """The ledger columns the method needs beyond the loop's own."""
         return ()
@@ -251,7 +264,13 @@ class Method(ABC):
                 f"method {self.spec!r} needs {' or '.join(sorted(self.kinds))}, but the data are "
                 f"{problem.kind}. `labelwise methods` lists what each method works on."
             )
-        self.schedule = self.default_schedule(problem).override(overrides or {})
+        given = {name: value for name, value in (overrides or {}).items() if value is not None}
+        schedule = self.default_schedule(problem)
+        fraction = schedule.warmup / schedule.epochs
+        schedule = schedule.override(given)
+        if "warmup" not in given and given.keys() & {"epochs", "batch_size"}:
+            schedule = schedule.with_warmup(problem.num_samples, min(fraction, 0.1))
+        self.schedule = schedule
         return self
 
     @abstractmethod
@@ -280,6 +299,16 @@ class Wrapper(Method):
     def num_peers(self) -> int:
         """As many as the base trains."""
         return self.base.num_peers
+
+    @property
+    def rows_per_sample(self) -> int:
+        """As many as the base's; a wrapper that adds views adds them here."""
+        return self.base.rows_per_sample
+
+    @property
+    def scores_every_epoch(self) -> bool:
+        """As the base does."""
+        return self.base.scores_every_epoch
 
     def columns(self) -> tuple[Column, ...]:
         """The base's columns; a wrapper adds its own."""
