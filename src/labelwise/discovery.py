@@ -39,7 +39,7 @@ def discover(package: str, base: type[T]) -> dict[str, type[T]]:
 
 def find(kind: str, name: str, package: str, base: type[T]) -> type[T]:
     """Return the class called `name`, or raise a `UserError` that suggests the nearest."""
-    known = discover(package, base)
+    known: dict[str, type[T]] = discover(package, base)  # type: ignore[arg-type]
     if name not in known:
         raise unknown(kind, name, known)
     return known[name]

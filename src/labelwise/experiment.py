@@ -36,7 +36,7 @@ from labelwise.rng import Draw
 from labelwise.training import memory
 from labelwise.training.checkpoint import Checkpoints
 from labelwise.training.engine import launch, resolve_device, resolve_precision
-from labelwise.training.evaluate import test_accuracy
+from labelwise.training.evaluate import accuracy
 from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Trainer
@@ -86,9 +86,7 @@ def prepare(config: RunConfig, data: Any = None, labels: Any = None) -> Prepared
     noise = None
     if config.noise is not None:
         base = source.truth or Truth(source.data.labels)
-        noisy = parse_noise(config.noise).corrupt(
-            source.data.with_labels(base.labels), config.seed
-        )
+        noisy = parse_noise(config.noise).corrupt(source.data.with_labels(base.labels), config.seed)
         source = Source(source.data.with_labels(noisy.labels), base)
         noise = {
             "process": noisy.process,
@@ -211,7 +209,7 @@ def assemble(
         if test_store is None:
             return {}
         truth = Truth(test_store.labels)
-        return {"test_accuracy": test_accuracy(trained, test_store, truth, ranks)}
+        return {"test_accuracy": accuracy(trained, test_store, truth, ranks)}
 
     return Trainer(
         method=method,
@@ -326,7 +324,7 @@ def finish(
     csv = folder.labels.with_suffix(".csv")
     write_atomically(csv, lambda file: file.write(table.to_csv(index=False).encode()))
     arrays = evidence_arrays(train, evidence)
-    write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))
+    write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     save_model(trainer, train, config, folder)
     summary = {
         "method": config.method,
@@ -388,5 +386,3 @@ def save_model(trainer: Trainer, train: Dataset, config: RunConfig, folder: RunF
             "precision": config.precision,
         },
     )
-
-

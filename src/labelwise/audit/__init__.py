@@ -1,0 +1,1 @@
+"""From a finished run to ranked wrong labels and a report."""

@@ -189,12 +189,10 @@ def evidence_arrays(data: Dataset, evidence: Evidence) -> dict[str, np.ndarray]:
     if data.kind == "images":
         arrays["worst_images"] = _numpy(data.inputs[worst])
         arrays["neighbour_images"] = _numpy(
-            data.inputs[neighbours.flatten()].unflatten(0, tuple(neighbours.shape))
+            data.inputs[neighbours.flatten()].reshape(*neighbours.shape, *data.shape)
         )
     return arrays
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
-
-

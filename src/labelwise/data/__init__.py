@@ -1,0 +1,1 @@
+"""Data sources, the device store and the ledger."""

@@ -48,7 +48,7 @@ class Dataset:
 
     @property
     def kind(self) -> Kind:
-        """"images" for (N, C, H, W), "embeddings" for (N, D)."""
+        """Either "images" (N, C, H, W) or "embeddings" (N, D)."""
         return "images" if self.inputs.ndim == 4 else "embeddings"
 
     @property

@@ -7,9 +7,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from labelwise.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -59,3 +62,19 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object atomically, keys in the given order."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as .csv, .tsv or .parquet, by the file's ending, atomically.
+
+    Raises:
+        UserError: for another ending, or when it cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        write_atomically(path, lambda file: table.to_parquet(file, index=False))
+    elif suffix in (".csv", ".tsv"):
+        text = table.to_csv(index=False, sep="," if suffix == ".csv" else "\t")
+        write_atomically(path, lambda file: file.write(text.encode()))
+    else:
+        raise UserError(f"{path}: the output must end in .csv, .tsv or .parquet.")

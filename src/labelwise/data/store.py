@@ -49,7 +49,7 @@ class Store:
     def blocks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
         """Yield this rank's row numbers in order, `size` at a time."""
         own = torch.arange(rank, len(self), world, device=self.device)
-        yield from own.split(size)
+        yield from torch.split(own, size)
 
 
 def as_input(rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ PACKAGE = "labelwise.methods"
 
 def known_methods() -> dict[str, type[Method]]:
     """Every method and wrapper, by name."""
-    return discover(PACKAGE, Method)  # type: ignore[type-abstract]
+    return discover(PACKAGE, Method)
 
 
 def split_spec(spec: str) -> tuple[list[type[Wrapper]], type[Method]]:

@@ -11,7 +11,7 @@ from labelwise.training.method import Method, Phase
 from labelwise.training.steps import Supervised
 
 
-class Settings(MethodSettings):
+class CrossEntropySettings(MethodSettings):
     """Settings of cross-entropy."""
 
     view: str = Field("weak", description="view policy of the training images")
@@ -30,8 +30,8 @@ class CrossEntropy(Method):
         "cifar10 symmetric 90": 42.7,
         "cifar10 asymmetric 40": 85.0,
     }
-    Settings = Settings
-    settings: Settings
+    Settings = CrossEntropySettings
+    settings: CrossEntropySettings
 
     def phases(self, epoch: int) -> list[Phase]:
         """One pass over all samples."""

@@ -15,10 +15,10 @@ from labelwise.training.context import Context
 from labelwise.training.deciding import Decide
 from labelwise.training.method import Groups, Method, Phase, Problem
 from labelwise.training.scoring import FitMixture, Score
-from labelwise.training.steps import Supervised
+from labelwise.training.steps import Supervised, mean_over_views
 
 
-class Settings(MethodSettings):
+class CoTeachingSettings(MethodSettings):
     """Settings of Co-teaching."""
 
     noise_rate: float | None = Field(
@@ -51,7 +51,7 @@ class CoTeachingStep(Supervised):
         for number in context.trains:
             output = context.logits(number, group.inputs)
             per_view = soft_cross_entropy(output, group.targets)
-            losses.append(per_view.view(len(group.views), -1).mean(0))
+            losses.append(mean_over_views(per_view, len(group.views)))
             logits.append(output.detach())
         chosen = self.select(context, groups, losses, logits)
         return {
@@ -105,8 +105,8 @@ class CoTeaching(Method):
         "symmetric-50": {"noise_rate": 0.5, "ramp_epochs": 10},
         "pairflip-45": {"noise_rate": 0.45, "ramp_epochs": 10},
     }
-    Settings = Settings
-    settings: Settings
+    Settings = CoTeachingSettings
+    settings: CoTeachingSettings
 
     @property
     def num_peers(self) -> int:

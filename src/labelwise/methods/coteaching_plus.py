@@ -8,13 +8,18 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from labelwise.methods.coteaching import CoTeaching, CoTeachingStep, smallest
-from labelwise.methods.coteaching import Settings as CoTeachingSettings
+from labelwise.methods.coteaching import (
+    CoTeaching,
+    CoTeachingSettings,
+    CoTeachingStep,
+    smallest,
+)
 from labelwise.training.context import Context
 from labelwise.training.method import Groups
+from labelwise.training.steps import mean_over_views
 
 
-class Settings(CoTeachingSettings):
+class CoTeachingPlusSettings(CoTeachingSettings):
     """Settings of Co-teaching+."""
 
     initial_epochs: int | None = Field(
@@ -37,8 +42,7 @@ class CoTeachingPlusStep(CoTeachingStep):
         (group,) = groups.values()
         num_views = len(group.views)
         first, second = (
-            output.float().softmax(1).unflatten(0, (num_views, -1)).mean(0).argmax(1)
-            for output in logits
+            mean_over_views(output.float().softmax(1), num_views).argmax(1) for output in logits
         )
         differ = first != second
         among = differ | ~differ.any()
@@ -66,8 +70,8 @@ class CoTeachingPlus(CoTeaching):
     presets: ClassVar = {
         name: {**values, "initial_epochs": 20} for name, values in CoTeaching.presets.items()
     }
-    Settings = Settings
-    settings: Settings
+    Settings = CoTeachingPlusSettings
+    settings: CoTeachingPlusSettings
 
     def step(self, epoch: int) -> CoTeachingStep:
         """Plain Co-teaching first, then the disagreement step."""

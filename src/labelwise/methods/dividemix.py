@@ -35,13 +35,13 @@ from labelwise.training.method import (
 )
 from labelwise.training.mixing import mix_groups
 from labelwise.training.scoring import FitMixture, Score
-from labelwise.training.steps import Supervised
+from labelwise.training.steps import Supervised, mean_over_views
 
 HISTORY = "recent_losses"
 WINDOW = 5
 
 
-class Settings(MethodSettings):
+class DivideMixSettings(MethodSettings):
     """Settings of DivideMix. None means: chosen from the estimated noise rate, and said."""
 
     temperature: float = Field(0.5, gt=0, description="T, sharpening of guessed labels")
@@ -126,14 +126,14 @@ class MixMatch(Step):
             side: [context.view(group, self.view, f"{side}/{n}") for n in range(self.num_views)]
             for side, group in groups.items()
         }
-        clean, noisy = groups["clean"], groups["noisy"]
+        clean = groups["clean"]
         own = context.guess(context.learner, torch.cat(drawn["clean"] + drawn["noisy"]))
         size = self.num_views * len(clean.index)
-        refined = _mean_over_views(own[:size], self.num_views)
-        guessed = _mean_over_views(own[size:], self.num_views)
+        refined = mean_over_views(own[:size], self.num_views)
+        guessed = mean_over_views(own[size:], self.num_views)
         if context.peer != context.learner:
             peer = context.guess(context.peer, torch.cat(drawn["noisy"]))
-            guessed = (guessed + _mean_over_views(peer, self.num_views)) / 2  # eq. 7
+            guessed = (guessed + mean_over_views(peer, self.num_views)) / 2  # eq. 7
         weight = clean.clean[:, None]
         mixed = weight * one_hot(clean.label, context.num_classes) + (1 - weight) * refined  # eq. 4
         targets = {
@@ -157,11 +157,6 @@ class MixMatch(Step):
             "unlabelled": weight * squared_error(probability[size:], targets[size:]).mean(),
             "prior": prior_penalty(context.ranks.mean(probability.mean(0))),
         }
-
-
-def _mean_over_views(probability: Tensor, num_views: int) -> Tensor:
-    """Average (V·B, K) over the views to (B, K)."""
-    return probability.unflatten(0, (num_views, -1)).mean(0)
 
 
 @dataclass(frozen=True)
@@ -238,8 +233,8 @@ class DivideMix(Method):
         "cifar100-symmetric-80": {"lambda_u": 150, "threshold": 0.5, "loss_window": 1},
         "cifar100-symmetric-90": {"lambda_u": 150, "threshold": 0.6, "loss_window": 5},
     }
-    Settings = Settings
-    settings: Settings
+    Settings = DivideMixSettings
+    settings: DivideMixSettings
 
     @property
     def num_peers(self) -> int:
@@ -268,17 +263,15 @@ class DivideMix(Method):
         """Warm-up; then score, divide and train each network on the other's division."""
         warmup = min(max(1, self.schedule.warmup), self.schedule.epochs - 1)
         if epoch < warmup:
-            step = Supervised(self.settings.view, self.settings.confidence_penalty)
+            warm = Supervised(self.settings.view, self.settings.confidence_penalty)
             return [
-                Phase(f"warmup-{n}", step, trains=(n,), warmup=True) for n in range(self.num_peers)
+                Phase(f"warmup-{n}", warm, trains=(n,), warmup=True) for n in range(self.num_peers)
             ]
         phases = self.divide(first=epoch == warmup, scored=epoch - warmup + 1)
         step = self.mixmatch(epoch - warmup)
         for number in range(self.num_peers):
             judge = (number + 1) % self.num_peers
-            phases.append(
-                Phase(f"divide-{number}", step, (number,), Divided(judge), judge=judge)
-            )
+            phases.append(Phase(f"divide-{number}", step, (number,), Divided(judge), judge=judge))
         return phases
 
     def divide(self, first: bool, scored: int) -> list[Phase]:

@@ -17,7 +17,7 @@ from labelwise.training.mixing import mix_groups
 from labelwise.training.steps import Supervised
 
 
-class Settings(MethodSettings):
+class MixUpSettings(MethodSettings):
     """Settings of MixUp."""
 
     alpha: float = Field(4.0, gt=0, description="Beta(α, α) of the mixing coefficient; 4 or 32")
@@ -47,16 +47,22 @@ class MixUp(Method):
 
     name = "mixup"
     summary = "convex combinations of pairs; slows the learning of wrong labels"
-    citation = "Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv 1710.09412"
+    citation = (
+        "Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv 1710.09412"
+    )
     paper_numbers: ClassVar = {
         "cifar10 symmetric 20": 95.6,
         "cifar10 symmetric 50": 87.1,
         "cifar10 symmetric 80": 71.6,
         "cifar10 symmetric 90": 52.2,
     }
-    presets: ClassVar = {"clean": {"alpha": 1.0}, "noisy": {"alpha": 4.0}, "severe": {"alpha": 32.0}}
-    Settings = Settings
-    settings: Settings
+    presets: ClassVar = {
+        "clean": {"alpha": 1.0},
+        "noisy": {"alpha": 4.0},
+        "severe": {"alpha": 32.0},
+    }
+    Settings = MixUpSettings
+    settings: MixUpSettings
 
     def phases(self, epoch: int) -> list[Phase]:
         """One pass over all samples."""

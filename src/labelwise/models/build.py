@@ -112,8 +112,8 @@ def import_timm() -> Any:
         ) from error
     except RuntimeError as error:  # torchvision built for another torch fails while importing
         raise UserError(
-            f"timm is installed but broken: importing it failed with {error!s}. Usually torchvision "
-            "was built for another torch: install the torchvision that matches "
+            f"timm is installed but broken: importing it failed with {error!s}. Usually "
+            "torchvision was built for another torch: install the torchvision that matches "
             f"torch {torch.__version__}, or choose one of labelwise's own models."
         ) from error
 
@@ -132,7 +132,8 @@ def build_backbone(model: str, shape: Sequence[int]) -> Backbone:
             raise UserError(
                 f"model {model!r} does not take {kind}; choose one of: {', '.join(fitting)}."
             )
-        return own[model].build(shape)
+        built: Backbone = own[model].build(shape)
+        return built
     if kind == "embeddings":
         raise UserError(f"unknown model {model!r} for embeddings.{nearest(model, own)} Known: mlp.")
     timm = import_timm()

@@ -54,6 +54,9 @@ class Network(nn.Module):
             need them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

@@ -12,8 +12,10 @@ from labelwise.models.network import Backbone
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv twice plus the shortcut, which starts after the first activation when it
-    changes the shape (He et al., figure 4e)."""
+    """BN-ReLU-conv twice plus the shortcut (He et al., figure 4e).
+
+    Where the block changes the shape, the shortcut starts after the first activation.
+    """
 
     def __init__(self, num_in: int, num_out: int, stride: int) -> None:
         super().__init__()
@@ -29,8 +31,8 @@ class PreActBlock(nn.Module):
         """(B, num_in, H, W) -> (B, num_out, H/stride, W/stride)."""
         active = F.relu(self.norm1(x), inplace=True)
         skip = x if self.shortcut is None else self.shortcut(active)
-        out = self.conv1(active)
-        out = self.conv2(F.relu(self.norm2(out), inplace=True))
+        inner = self.conv1(active)
+        out: Tensor = self.conv2(F.relu(self.norm2(inner), inplace=True))
         return out + skip
 
 

@@ -33,7 +33,7 @@ class StoredModel:
     def predict_proba(self, inputs: Tensor, block: int = 1024) -> Tensor:
         """Mean class probabilities (N, K) for stored inputs: uint8 images or embeddings."""
         parts = []
-        for rows in inputs.split(block):
+        for rows in torch.split(inputs, block):
             batch = as_input(rows)
             outputs = [network(batch)["classes"].float().softmax(1) for network in self.networks]
             parts.append(torch.stack(outputs).mean(0))

@@ -1,0 +1,1 @@
+"""The nouns, the loop and what it stands on."""

@@ -83,9 +83,7 @@ class Context:
             raise unknown("view policy", name, self.views)
         return self.views[name](self.store.rows(group.index), self.draw.within(purpose))
 
-    def forward(
-        self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)
-    ) -> Outputs:
+    def forward(self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
         """Run network `number` with gradient, in the mode that the phase gave it."""
         outputs: Outputs = self.networks[number](inputs, heads=tuple(heads))
         return outputs

@@ -59,7 +59,7 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
         precision: resolved precision.
     """
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
     with warnings.catch_warnings():

@@ -19,7 +19,7 @@ def probabilities(networks: Sequence[nn.Module], inputs: Tensor) -> Tensor:
     return total.mean(0)
 
 
-class evaluating:  # noqa: N801  (used like a function: `with evaluating(networks):`)
+class evaluating:
     """Put networks into eval mode for a block, and back into their own modes after it."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -38,11 +38,13 @@ class evaluating:  # noqa: N801  (used like a function: `with evaluating(network
 def predict_proba(networks: Sequence[nn.Module], store_inputs: Tensor, block: int = 1024) -> Tensor:
     """Mean softmax (N, K) of the networks for stored inputs, in blocks, on their device."""
     with evaluating(networks):
-        parts = [probabilities(networks, as_input(rows)) for rows in store_inputs.split(block)]
+        parts = [
+            probabilities(networks, as_input(rows)) for rows in torch.split(store_inputs, block)
+        ]
     return torch.cat(parts)
 
 
-def test_accuracy(
+def accuracy(
     networks: Sequence[nn.Module], test: Store, truth: Truth, ranks: Ranks, block: int = 1024
 ) -> float:
     """Fraction of test samples that the networks' mean prediction gets right."""

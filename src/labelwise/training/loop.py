@@ -308,5 +308,3 @@ class Trainer:
             self.position.plan = {k: v.to(device) for k, v in self.position.plan.items()}
         self.position.terms = {k: v.to(device) for k, v in self.position.terms.items()}
         self._clock = time.monotonic()
-
-

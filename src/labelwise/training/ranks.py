@@ -41,7 +41,7 @@ class Ranks:
             return value
         from torch.distributed.nn.functional import all_reduce
 
-        total: Tensor = all_reduce(value)
+        total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
         return total / self.world
 
     def gather(self, value: Tensor) -> Tensor:

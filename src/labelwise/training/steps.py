@@ -48,3 +48,8 @@ class Supervised(Step):
         if self.confidence_penalty:
             terms["confidence_penalty"] = self.confidence_penalty * negative_entropy(logits)
         return terms
+
+
+def mean_over_views(values: Tensor, num_views: int) -> Tensor:
+    """Average rows (V·B, ...) that lie view by view to (B, ...)."""
+    return values.reshape(num_views, -1, *values.shape[1:]).mean(0)
