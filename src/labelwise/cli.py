@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labelwise.training.progress import Silent
 
 P = ParamSpec("P")
+SHOWN_NOTES = 4
 
 app = typer.Typer(
     help="Train on partly wrong labels, and find out which labels are wrong.",
@@ -332,6 +333,10 @@ def demo(
 
 def show_result(result: Result, as_json: bool) -> None:
     """Print what a run found: a few plain lines, or the summary as JSON."""
+    from labelwise.estimator import first_process
+
+    if not first_process():
+        return
     summary = result.summary
     if as_json:
         typer.echo(json.dumps({**summary, "run": str(result.path)}, indent=2))
@@ -342,15 +347,18 @@ def show_result(result: Result, as_json: bool) -> None:
     if "test_accuracy_last" in summary:
         typer.echo(
             f"Test accuracy {summary['test_accuracy_last']:.1%} (mean of the last "
-            f"{summary['test_accuracy_last_epochs']} epochs), best {summary['test_accuracy_best']:.1%}."
+            f"{summary['test_accuracy_last_epochs']} epochs), "
+            f"best {summary['test_accuracy_best']:.1%}."
         )
     if "label_error_auroc" in summary:
         typer.echo(
             f"Truth is known: {summary['realised_noise_rate']:.1%} are wrong, "
             f"label-error AUROC {summary['label_error_auroc']:.3f}."
         )
-    for note in summary["notes"]:
+    for note in summary["notes"][:SHOWN_NOTES]:
         typer.echo(f"note: {note}")
+    if len(summary["notes"]) > SHOWN_NOTES:
+        typer.echo(f"note: {len(summary['notes']) - SHOWN_NOTES} more in summary.json")
     typer.echo(f"Labels: {result.path / 'labels.csv'}\nReport: {result.path / 'report.html'}")
 
 

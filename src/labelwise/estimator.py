@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import threading
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,10 +24,14 @@ from labelwise.errors import UserError
 from labelwise.experiment import Prepared, assemble, bind, describe, finish, prepare, resolve
 from labelwise.methods import all_settings, parse_method
 from labelwise.models.stored import StoredModel, read_model
+from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Interrupted
 from labelwise.training.method import Method
 from labelwise.training.progress import Silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -159,20 +164,24 @@ def fit(
         built = parse_method(config.method, config.settings)
     elif settings:
         raise UserError("give settings to the method object itself, not beside it.")
+    if config.devices > 1 and out is None:
+        raise UserError("several processes need one --out folder that all of them know.")
     target = None if out is None else RunFolder(Path(out))
-    if target is not None and target.path.exists():
-        target.create()  # refuses a folder in use before any data is read
+    if target is not None and first_process():
+        target.require_free()  # before any data is read
     prepared = prepare(config, data if in_memory else None, labels)
     built = bind(config, prepared.train, built)
     config = resolve(config, prepared.train, built)
     folder = target or RunFolder(Path(tempfile.mkdtemp(prefix="labelwise-")))
-    folder.create()
+    fabric = launch(config.device, config.devices, config.precision)
     try:
-        with folder.locked():
-            write_json(folder.config, describe(config, prepared, built))
-            return _run(config, prepared, built, folder, listener or Silent(), resuming=False)
+        with _owned(folder, fabric, new=True):
+            if fabric.is_global_zero:
+                write_json(folder.config, describe(config, prepared, built))
+            return _run(config, prepared, built, folder, listener or Silent(), fabric)
     except UserError:
-        _remove_if_empty(folder)
+        if fabric.is_global_zero:
+            _remove_if_empty(folder)
         raise
 
 
@@ -202,8 +211,9 @@ def resume(
             "start a new run."
         )
     method = bind(config, prepared.train)
-    with folder.locked():
-        return _run(config, prepared, method, folder, listener or Silent(), resuming=True)
+    fabric = launch(config.device, config.devices, config.precision)
+    with _owned(folder, fabric, new=False):
+        return _run(config, prepared, method, folder, listener or Silent(), fabric)
 
 
 def load_run(path: str | Path) -> Result:
@@ -225,11 +235,10 @@ def _run(
     method: Method,
     folder: RunFolder,
     listener: Silent,
-    resuming: bool,
+    fabric: Fabric,
 ) -> Result:
-    trainer = assemble(config, prepared, method, folder, listener)
-    if resuming:
-        trainer.resume()
+    trainer = assemble(config, prepared, method, folder, listener, fabric)
+    trainer.resume()
     listener.start(trainer.schedule.epochs, trainer.position.epoch)
     try:
         with stopping() as stop:
@@ -237,9 +246,30 @@ def _run(
             trainer.train()
     finally:
         listener.close()
-    finish(trainer, prepared, config, folder)
-    write_report(folder.path)
+    if fabric.is_global_zero:
+        finish(trainer, prepared, config, folder)
+        write_report(folder.path)
+    fabric.barrier()
     return Result(folder.path)
+
+
+@contextmanager
+def _owned(folder: RunFolder, fabric: Fabric, new: bool) -> Iterator[None]:
+    """Hold the run folder; only the first of several processes makes and locks it."""
+    if not fabric.is_global_zero:
+        fabric.barrier()
+        yield
+        return
+    if new:
+        folder.create()
+    with folder.locked():
+        fabric.barrier()
+        yield
+
+
+def first_process() -> bool:
+    """Whether this is the process that the user started, not one launched beside it."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from labelwise.noise.parse import parse as parse_noise
 from labelwise.rng import Draw
 from labelwise.training import memory
 from labelwise.training.checkpoint import Checkpoints
-from labelwise.training.engine import launch, resolve_device, resolve_precision
+from labelwise.training.engine import resolve_device, resolve_precision
 from labelwise.training.evaluate import accuracy
 from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
@@ -43,6 +43,9 @@ from labelwise.training.loop import Trainer
 from labelwise.training.method import Method, Problem
 from labelwise.training.progress import Silent
 from labelwise.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 LAST = 10
 """Epochs whose mean is the "last" accuracy."""
@@ -184,9 +187,14 @@ def network_builder(
 
 
 def assemble(
-    config: RunConfig, prepared: Prepared, method: Method, folder: RunFolder, listener: Silent
+    config: RunConfig,
+    prepared: Prepared,
+    method: Method,
+    folder: RunFolder,
+    listener: Silent,
+    fabric: Fabric,
 ) -> Trainer:
-    """Build the trainer of a resolved configuration.
+    """Build the trainer of a resolved configuration on a launched engine.
 
     Raises:
         UserError: unknown model, or not enough memory.
@@ -198,7 +206,6 @@ def assemble(
     networks = tuple(build(number) for number in range(method.num_peers))
     device = torch.device(config.device)
     memory.require_memory(predict_memory(config, train, method, networks[0]), device)
-    fabric = launch(config.device, config.devices, config.precision)
     store = Store.of(train, fabric.device)
     options = ViewOptions.of(train)
     fitting = {n: c.for_data(options) for n, c in views().items() if train.kind in c.kinds}
@@ -214,7 +221,7 @@ def assemble(
     return Trainer(
         method=method,
         fabric=fabric,
-        networks=networks,
+        plain=networks,
         store=store,
         views=fitting,
         seed=config.seed,
@@ -318,7 +325,8 @@ def finish(
     train, truth = prepared.train, prepared.truth
     rows = trainer.journal.rows()
     own = trainer.ledger["clean"] if trainer.method.scores_every_epoch else None
-    evidence = gather_evidence(trainer.networks, trainer.store, own)
+    with trainer.fabric.autocast():
+        evidence = gather_evidence(trainer.plain, trainer.store, own)
     table = labels_table(train, evidence, truth)
     write_atomically(folder.labels, lambda file: table.to_parquet(file, index=False))
     csv = folder.labels.with_suffix(".csv")
@@ -369,7 +377,7 @@ def peak_memory(device: str) -> int:
 def save_model(trainer: Trainer, train: Dataset, config: RunConfig, folder: RunFolder) -> None:
     """Write the weights and what is needed to predict with them."""
     folder.model.mkdir(exist_ok=True)
-    for number, network in enumerate(trainer.networks):
+    for number, network in enumerate(trainer.plain):
         state = {name: value.cpu() for name, value in network.state_dict().items()}
         path = folder.model / f"network-{number}.pt"
         write_atomically(path, lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
@@ -378,7 +386,7 @@ def save_model(trainer: Trainer, train: Dataset, config: RunConfig, folder: RunF
         folder.model / "model.json",
         {
             "network": spec.to_json(),
-            "num_networks": len(trainer.networks),
+            "num_networks": len(trainer.plain),
             "classes": list(train.classes),
             "kind": train.kind,
             "method": config.method,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from labelwise.data.store import Store
 from labelwise.errors import unknown
 from labelwise.models.network import Outputs
 from labelwise.rng import Draw
+from labelwise.training.evaluate import evaluating
 from labelwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ class Context:
 
     Args:
         networks: the P networks, as wrapped by the engine; call them through `forward`.
+        plain: the same networks without the wrapper, for passes without gradient: a wrapper
+            synchronises on every call, and ranks may score different numbers of blocks.
+        autocast: the engine's precision, for `plain`.
         store: the training inputs and given labels.
         ledger: what is remembered per sample.
         views: view policies by name, built for this data.
@@ -40,6 +45,8 @@ class Context:
     """
 
     networks: tuple[nn.Module, ...]
+    plain: tuple[nn.Module, ...]
+    autocast: Callable[[], AbstractContextManager[Any]]
     store: Store
     ledger: Ledger
     views: Mapping[str, View]
@@ -105,12 +112,9 @@ class Context:
         Yields:
             Row numbers (B) and the outputs asked for.
         """
-        network = self.networks[number]
-        training = network.training
-        network.eval()
-        try:
+        network = self.plain[number]
+        with evaluating([network]):
             for index in self.store.blocks(self.eval_batch, self.ranks.rank, self.ranks.world):
-                with torch.no_grad():
-                    yield index, self.forward(number, self.store.plain(index), heads)
-        finally:
-            network.train(training)
+                with torch.no_grad(), self.autocast():
+                    outputs: Outputs = network(self.store.plain(index), heads=tuple(heads))
+                yield index, outputs

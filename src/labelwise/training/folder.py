@@ -63,12 +63,8 @@ class RunFolder:
         """Resumable state."""
         return self.path / "checkpoint"
 
-    def create(self) -> None:
-        """Make the folder.
-
-        Raises:
-            UserError: when it already holds something, or cannot be made.
-        """
+    def require_free(self) -> None:
+        """Raise a `UserError` when the folder already holds something."""
         try:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 hint = (
@@ -77,6 +73,17 @@ class RunFolder:
                     else "choose"
                 )
                 raise UserError(f"the output folder {self.path} is in use: {hint} another --out.")
+        except OSError as error:
+            raise explained(error, self.path) from error
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            UserError: when it already holds something, or cannot be made.
+        """
+        self.require_free()
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explained(error, self.path) from error

@@ -71,7 +71,8 @@ class Trainer:
     Args:
         method: bound to the problem.
         fabric: the engine, launched.
-        networks: the P plain networks; wrapped here.
+        plain: the P networks as built; the engine's wrappers around them train, they themselves
+            score, predict and are saved.
         store: training inputs and given labels on the device.
         views: view policies by name.
         seed: of everything random.
@@ -86,7 +87,7 @@ class Trainer:
 
     method: Method
     fabric: Fabric
-    networks: tuple[nn.Module, ...]
+    plain: tuple[nn.Module, ...]
     store: Store
     views: Mapping[str, View]
     seed: int
@@ -102,7 +103,7 @@ class Trainer:
         self.schedule = self.method.schedule
         pairs = [
             self.fabric.setup(network, build_optimiser(network, self.schedule))
-            for network in self.networks
+            for network in self.plain
         ]
         self.networks = tuple(network for network, _ in pairs)
         self.optimisers = tuple(optimiser for _, optimiser in pairs)
@@ -159,7 +160,6 @@ class Trainer:
         steps = len(next(iter(position.plan.values())))
         for number in phase.trains:
             set_lr(self.optimisers[number], phase.lr or self.schedule.lr_at(position.epoch))
-        start = time.monotonic()
         while position.step < steps:
             self.listener.phase(position.epoch, phase.name, position.step, steps)
             here = context.at_step(position.step)
@@ -168,12 +168,7 @@ class Trainer:
                 groups = step.views(here, groups)
             self._update(phase, step.loss(here, groups))
             position.step += 1
-            if self._due() or self.should_stop():
-                spent = position.phase_seconds
-                now = time.monotonic()
-                spent[phase.name] = spent.get(phase.name, 0.0) + now - start
-                start = now
-                self._pause()
+            self._pause()
         self._close_phase(phase, steps)
 
     def _groups(self, context: Context, phase: Phase, plan: Mapping[str, Tensor]) -> Groups:
@@ -230,6 +225,8 @@ class Trainer:
         )
         return Context(
             networks=self.networks,
+            plain=self.plain,
+            autocast=self.fabric.autocast,
             store=self.store,
             ledger=self.ledger,
             views=self.views,
@@ -246,7 +243,8 @@ class Trainer:
     def _close_epoch(self) -> None:
         position = self.position
         start = time.monotonic()
-        figures = self.evaluate(self.networks)
+        with self.fabric.autocast():
+            figures = self.evaluate(self.plain)
         position.phase_seconds["evaluate"] = time.monotonic() - start
         row = {
             "epoch": position.epoch + 1,
@@ -263,15 +261,16 @@ class Trainer:
         self.listener.notes.clear()
         position.epoch, position.phase = position.epoch + 1, 0
         position.figures, position.phase_seconds = {}, {}
-        if self._due() or position.epoch == self.schedule.epochs:
+        if position.epoch == self.schedule.epochs:
             self.commit()
-
-    def _due(self) -> bool:
-        return time.monotonic() - self._last_commit >= self.checkpoint_every
+        else:
+            self._pause()
 
     def _pause(self) -> None:
-        stop = self.should_stop()
-        if stop or self._due():
+        """Commit if it is time to, and stop if that was asked for; all ranks decide alike."""
+        due = time.monotonic() - self._last_commit >= self.checkpoint_every
+        due, stop = self.ranks.any(due, self.should_stop())
+        if stop or due:
             self.commit()
         if stop:
             raise Interrupted
@@ -289,7 +288,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, ledger and position."""
         return {
-            "networks": [network.state_dict() for network in self.networks],
+            "networks": [network.state_dict() for network in self.plain],
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "ledger": self.ledger.state_dict(),
             "position": vars(self.position),
@@ -297,7 +296,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
-        for network, weights in zip(self.networks, state["networks"], strict=True):
+        for network, weights in zip(self.plain, state["networks"], strict=True):
             network.load_state_dict(weights)
         for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(held)

@@ -31,6 +31,14 @@ class Ranks:
         torch.distributed.all_reduce(total)
         return total
 
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is set on any rank."""
+        if self.world == 1:
+            return flags
+        assert self.fabric is not None
+        total = self.sum(torch.tensor(flags, dtype=torch.int32, device=self.fabric.device))
+        return tuple(bool(count) for count in total.tolist())
+
     def mean(self, value: Tensor) -> Tensor:
         """Average a tensor over all ranks, with gradient.
 
