@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from labelwise.losses.classification import (
     soft_cross_entropy,
     squared_error,
 )
+from labelwise.rng import Draw
 from labelwise.selection.split import split_by_clean
 from labelwise.training.context import Context
 from labelwise.training.deciding import Decide
@@ -31,7 +33,6 @@ from labelwise.training.method import (
     Sampling,
     Step,
     add_views,
-    full_batches,
 )
 from labelwise.training.mixing import mix_groups
 from labelwise.training.scoring import FitMixture, Score
@@ -59,6 +60,9 @@ class DivideMixSettings(MethodSettings):
     confidence_penalty: float = Field(
         0.0, ge=0, description="weight of the negative entropy in warm-up (1 for asymmetric noise)"
     )
+    at_least: float = Field(
+        0.5, ge=0, le=4, description="least steps an epoch, as a fraction of N / batch (paper: 0)"
+    )
     num_views: int = Field(2, ge=1, le=8, description="weak views per sample and side")
     view: str = Field("weak", description="view policy of the training images")
     mixture: str = Field("gaussian", description="gaussian or beta")
@@ -73,9 +77,12 @@ class Divided(Sampling):
 
     Args:
         judge: the network whose clean probability splits.
+        at_least: an epoch has at least this fraction of N / batch size steps; the labelled side
+            then goes round too.
     """
 
     judge: int
+    at_least: float = 0.0
 
     def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
         """Split, then deal full batches of both sides."""
@@ -88,18 +95,19 @@ class Divided(Sampling):
         )
         if split.fallback:
             context.say(f"epoch {context.epoch + 1}, phase {context.draw.phase}: {split.fallback}")
-        draw = context.draw
-        order = split.labelled[draw.permutation("clean", len(split.labelled))]
-        clean = full_batches(order, batch_size)
-        need = clean.numel()
-        rounds = -(-need // len(split.unlabelled))
-        noisy = torch.cat(
-            [
-                split.unlabelled[draw.permutation(f"noisy/{turn}", len(split.unlabelled))]
-                for turn in range(rounds)
-            ]
-        )
-        return {"clean": clean, "noisy": noisy[:need].view_as(clean)}
+        size = min(batch_size, len(split.labelled))
+        steps = math.ceil(max(len(split.labelled), self.at_least * len(context.store)) / size)
+        return {
+            "clean": _dealt(split.labelled, context.draw, "clean", steps, size),
+            "noisy": _dealt(split.unlabelled, context.draw, "noisy", steps, size),
+        }
+
+
+def _dealt(rows: Tensor, draw: Draw, side: str, steps: int, size: int) -> Tensor:
+    """Deal rows (M) into full batches (steps, size), going round in fresh permutations."""
+    rounds = math.ceil(steps * size / len(rows))
+    order = [rows[draw.permutation(f"{side}/{turn}", len(rows))] for turn in range(rounds)]
+    return torch.cat(order)[: steps * size].view(steps, size)
 
 
 @dataclass(frozen=True)
@@ -198,7 +206,9 @@ class DivideMix(Method):
            of both sides together; the paper's code runs a forward per view.
         2. Where λ_u, the threshold and the loss window are not given they follow from the noise
            rate estimated after warm-up (`settings_rule`).
-        3. Every batch is full: the last of an epoch is filled up from the first.
+        3. Every batch is full, and an epoch has at least N / (2 · batch size) steps: where few
+           labels are trusted the labelled side goes round, so that a run's length does not
+           depend on the noise. `at_least=0` gives the paper's epochs.
         4. The clean posterior is monotone in the loss, and both sides and every class are kept
            alive by stated rules (`labelwise.selection`).
     """
@@ -271,7 +281,15 @@ class DivideMix(Method):
         step = self.mixmatch(epoch - warmup)
         for number in range(self.num_peers):
             judge = (number + 1) % self.num_peers
-            phases.append(Phase(f"divide-{number}", step, (number,), Divided(judge), judge=judge))
+            phases.append(
+                Phase(
+                    f"divide-{number}",
+                    step,
+                    (number,),
+                    Divided(judge, self.settings.at_least),
+                    judge=judge,
+                )
+            )
         return phases
 
     def divide(self, first: bool, scored: int) -> list[Phase]:
