@@ -267,7 +267,7 @@ class DivideMix(Method):
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """Semi-supervised learning needs iterations: more than cross-entropy."""
-        return Schedule.scaled(problem.num_samples, problem.kind, iterations=2500)
+        return Schedule.scaled(problem.num_samples, problem.kind, iterations=2000)
 
     def phases(self, epoch: int) -> list[Phase]:
         """Warm-up; then score, divide and train each network on the other's division."""

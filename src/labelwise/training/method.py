@@ -265,11 +265,9 @@ class Method(ABC):
                 f"{problem.kind}. `labelwise methods` lists what each method works on."
             )
         given = {name: value for name, value in (overrides or {}).items() if value is not None}
-        schedule = self.default_schedule(problem)
-        fraction = schedule.warmup / schedule.epochs
-        schedule = schedule.override(given)
+        schedule = self.default_schedule(problem).override(given)
         if "warmup" not in given and given.keys() & {"epochs", "batch_size"}:
-            schedule = schedule.with_warmup(problem.num_samples, min(fraction, 0.1))
+            schedule = schedule.with_warmup(problem.num_samples)
         self.schedule = schedule
         return self
 

@@ -1,0 +1,177 @@
+"""The report's words and key numbers: headline, notes, and how to repeat the run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from labelwise.audit.run_files import RunFiles
+
+SCHEDULE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
+RUN_OPTIONS = (
+    "model",
+    "seed",
+    "label_column",
+    "truth_column",
+    "test",
+    "limit",
+    "noise",
+    "image_size",
+    "on_bad_image",
+    "device",
+    "devices",
+    "precision",
+    "threads",
+)
+UNSAID = {"on_bad_image": "error", "devices": 1}
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """A number to remember: what it is, its value, and one line that qualifies it."""
+
+    name: str
+    value: str
+    detail: str
+
+
+def percent(value: float, digits: int | None = None) -> str:
+    """A fraction as a percentage, with one decimal below 10% unless told otherwise."""
+    shown = (1 if 0 < abs(value) < 0.0995 else 0) if digits is None else digits
+    text = f"{100 * value:.{shown}f}%"
+    if 0 < value and text.strip("0.%") == "":
+        return f"<{10.0**-shown:g}%"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "30 s", "4 min 10 s" or "3 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def headline(run: RunFiles) -> str:
+    """What was found, in one sentence."""
+    wrong, total = int(run.summary["num_suspects"]), len(run.labels)
+    if wrong == 0:
+        return f"None of the {total:,} labels looks wrong."
+    verb = "looks" if wrong == 1 else "look"
+    return f"{wrong:,} of {total:,} labels {verb} wrong ({percent(wrong / total)})."
+
+
+def about(run: RunFiles) -> str:
+    """Data and method, in a few words."""
+    data, config = run.data, run.config
+    shape = [int(size) for size in data.get("shape", [])]
+    kind = "samples"
+    if data["kind"] == "images" and len(shape) == 3:
+        kind = f"images of {shape[2]}×{shape[1]} pixels"
+    elif shape:
+        kind = f"embeddings of {shape[0]:,} numbers"
+    text = f"{data['name']}: {len(run.labels):,} training {kind} in {len(run.classes):,} classes"
+    if data.get("num_test"):
+        text += f", {data['num_test']:,} more for testing"
+    epochs = run.summary.get("epochs", len(run.epochs))
+    text += f". Trained with {config['method']} for {epochs} epoch{'s' * (epochs != 1)}"
+    text += f" ({config.get('model', 'auto')}, seed {config.get('seed', 0)})."
+    noise = run.described.get("noise")
+    if noise:
+        rate = percent(float(noise["requested_rate"]))
+        text += f" {rate} {noise['process']} noise was planted in the labels on purpose."
+    return text
+
+
+def key_numbers(run: RunFiles) -> list[KeyNumber]:
+    """The numbers to remember; those that need truth or test data only where there is some."""
+    summary = run.summary
+    numbers = []
+    if "test_accuracy_last" in summary:
+        count = summary.get("test_accuracy_last_epochs", 1)
+        mean = f"mean of the last {count} epochs" if count > 1 else "last epoch"
+        best = percent(summary["test_accuracy_best"], 1)
+        numbers.append(
+            KeyNumber(
+                "Test accuracy", percent(summary["test_accuracy_last"], 1), f"{mean}; best {best}"
+            )
+        )
+    estimated = percent(summary["estimated_noise_rate"])
+    if "realised_noise_rate" in summary:
+        detail = f"really wrong: {percent(summary['realised_noise_rate'])}"
+    else:
+        detail = "expected share of wrong labels"
+    numbers.append(KeyNumber("Estimated noise rate", estimated, detail))
+    numbers += _numbers_from_truth(summary)
+    if "wall_seconds" in summary:
+        rate = summary.get("images_per_second", 0)
+        unit = "images" if run.data["kind"] == "images" else "samples"
+        detail = f"{rate:,} {unit}/s" if rate else ""
+        if "peak_memory_bytes" in summary:
+            detail += f"{', ' * bool(detail)}{summary['peak_memory_bytes'] / 1e9:.1f} GB at most"
+        numbers.append(KeyNumber("Time", duration(summary["wall_seconds"]), detail))
+    return numbers
+
+
+def _numbers_from_truth(summary: dict[str, Any]) -> list[KeyNumber]:
+    numbers = []
+    if "label_error_auroc" in summary:
+        detail = "1 ranks every wrong label first"
+        if "suspect_recall" in summary:
+            detail = f"{percent(summary['suspect_recall'])} of the wrong labels are suspects"
+        numbers.append(
+            KeyNumber("Ranking (AUROC)", f"{summary['label_error_auroc']:.3f}", detail)
+        )
+    if "suggestion_accuracy" in summary:
+        numbers.append(
+            KeyNumber(
+                "Right suggestions",
+                percent(summary["suggestion_accuracy"], 1),
+                f"of {summary['num_suspects']:,} suspects",
+            )
+        )
+    if {"label_accuracy_given", "label_accuracy_suggested"} <= summary.keys():
+        numbers.append(
+            KeyNumber(
+                "Right labels, corrected",
+                percent(summary["label_accuracy_suggested"], 1),
+                f"as given: {percent(summary['label_accuracy_given'], 1)}",
+            )
+        )
+    return numbers
+
+
+def notes(run: RunFiles) -> list[str]:
+    """What was said during the run, each once, and whether the mixture is to be believed."""
+    said = [str(note) for note in run.summary.get("notes") or []]
+    if fallback := run.summary.get("mixture_fallback"):
+        said.append(f"the mixture over the final losses: {fallback}")
+    return list(dict.fromkeys(said))
+
+
+def command(run: RunFiles) -> str:
+    """The command line that repeats the run, with everything that was resolved written out."""
+    config = run.config
+    lines = [f"labelwise fit {shlex.quote(str(config['data']))}"]
+    if config["data"] == "(in memory)":
+        lines = ["labelwise fit DATA  # the data were given in memory"]
+    lines.append(f"--method {shlex.quote(str(config['method']))}")
+    schedule = dict(config.get("schedule") or {})
+    for name, option in SCHEDULE_OPTIONS.items():
+        if name in schedule:
+            lines.append(f"{option} {schedule.pop(name)}")
+    for name in RUN_OPTIONS:
+        value = config.get(name)
+        if value is not None and value != UNSAID.get(name):
+            lines.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
+    settings = {f"schedule.{name}": value for name, value in schedule.items()}
+    settings |= config.get("settings") or {}
+    for name, value in settings.items():
+        if value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            lines.append(f"--set {shlex.quote(f'{name}={text}')}")
+    return " ".join(lines)

@@ -1,0 +1,166 @@
+"""The report's charts: the loss histogram with its two components, and the curves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labelwise.audit.charts import Axes, Bars, Chart, lines_chart
+from labelwise.audit.run_files import RunFiles
+
+BINS = 56
+TAIL = 0.999
+"""The last bar holds the losses above this quantile, so that a few do not squeeze the rest."""
+MOST_LINES = 6
+ROOT_FROM = 6.0
+"""A tallest bar so many times the upper-quartile bar makes the axis a square-root one."""
+
+
+@dataclass(frozen=True)
+class LossFigure:
+    """The loss histogram.
+
+    Args:
+        chart: the drawing; None where no loss is finite.
+        fitted: whether two components could be fitted.
+        root: whether the vertical axis is a square-root one.
+        num_beyond: losses gathered in the last bar.
+        num_not_finite: losses that are not numbers.
+    """
+
+    chart: Chart | None
+    fitted: bool
+    root: bool
+    num_beyond: int
+    num_not_finite: int
+
+
+def loss_figure(run: RunFiles) -> LossFigure:
+    """Histogram of the given labels' losses, with the fitted components scaled to counts."""
+    loss = run.arrays["loss"].astype(np.float64)
+    finite = np.isfinite(loss)
+    num_bad = int((~finite).sum())
+    if num_bad == len(loss):
+        return LossFigure(None, False, False, 0, num_bad)
+    kept = loss[finite]
+    edge = float(np.quantile(kept, TAIL))
+    last = float(kept.max()) if kept.max() < 1.15 * edge else edge
+    last = last if last > kept.min() else float(kept.min()) + 1.0
+    edges = np.linspace(min(0.0, float(kept.min())), last, BINS + 1)
+    cut = np.minimum(kept, last)
+    counts = np.histogram(cut, edges)[0]
+    wrong = None
+    if run.labels.truth is not None:
+        is_wrong = (run.labels.given != run.labels.truth)[finite]
+        wrong = np.histogram(cut[is_wrong], edges)[0]
+    root = counts.max() > ROOT_FROM * max(1.0, float(np.quantile(counts[counts > 0], 0.75)))
+    axes = Axes((float(edges[0]), last), (0.0, 1.08 * float(counts.max())), bool(root))
+    density = np.nan_to_num(run.arrays["loss_density"].astype(float))
+    fitted = bool(density.max(initial=0.0) > 0)
+    lines = []
+    if fitted:
+        grid = run.arrays["loss_grid"].astype(float)
+        shown = grid <= last
+        scale = len(kept) * (edges[1] - edges[0])
+        for name, style, values in zip(
+            ("fitted: right labels", "fitted: wrong labels"), ("right", "wrong"), density, strict=True
+        ):
+            lines.append(axes.line(name, style, grid[shown], scale * values[shown]))
+    x_ticks, y_ticks = axes.ticks()
+    chart = Chart(
+        title="Loss of the given labels",
+        words=(
+            f"Histogram of {len(kept):,} losses between {kept.min():.2g} and {kept.max():.2g}; "
+            f"half of them are below {np.median(kept):.2g}."
+        ),
+        x_label="loss of the given label (nats)",
+        y_label="labels" + " (root scale)" * bool(root),
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        lines=tuple(lines),
+        bars=_loss_bars(axes, edges, counts, wrong),
+    )
+    return LossFigure(chart, fitted, bool(root), int((kept > last).sum()), num_bad)
+
+
+def _loss_bars(
+    axes: Axes, edges: np.ndarray, counts: np.ndarray, wrong: np.ndarray | None
+) -> tuple[Bars, ...]:
+    """One set of bars, or wrong labels stacked on right ones where truth is known."""
+    zero = np.zeros(len(counts))
+    if wrong is None:
+        return (axes.columns("labels", "unknown", edges, zero, counts),)
+    right = counts - wrong
+    return (
+        axes.columns("truly right", "right", edges, zero, right),
+        axes.columns("truly wrong", "wrong", edges, right, counts),
+    )
+
+
+def curves(run: RunFiles) -> list[Chart]:
+    """Figures per epoch: accuracy, what is believed right, losses, time; those that exist."""
+    rows = run.epochs
+    epochs = [float(row["epoch"]) for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    shares = {}
+    if "estimated_noise_rate" in names:
+        shares["estimated noise rate"] = _column(rows, "estimated_noise_rate")
+    for name in names:
+        if found := re.fullmatch(r"clean_fraction(?:_(\d+))?", name):
+            number = found[1]
+            label = f"judged right, network {int(number) + 1}" if number else "judged right"
+            shares[label] = _column(rows, name)
+    charts = (
+        lines_chart(
+            "Test accuracy",
+            {"test accuracy": _column(rows, "test_accuracy")},
+            epochs,
+            "test accuracy",
+            percent=True,
+        ),
+        lines_chart(
+            "Labels judged right and wrong", _first(shares), epochs, "share of labels", percent=True
+        ),
+        lines_chart("Training loss by term", _terms(rows), epochs, "loss term (weighted)"),
+        lines_chart("Time by phase", _seconds(rows), epochs, "seconds per epoch"),
+    )
+    return [chart for chart in charts if chart is not None]
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [_number(row.get(name)) for row in rows]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _terms(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Loss terms ("divide-0/labelled"), averaged over peers; all-zero ones are left out."""
+    return _merged(rows, lambda row: {k: v for k, v in row.items() if "/" in k}, np.mean)
+
+
+def _seconds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds by phase, summed over peers."""
+    return _merged(rows, lambda row: row.get("phase_seconds") or {}, np.sum)
+
+
+def _merged(rows: list[dict[str, Any]], pick: Any, join: Any) -> dict[str, list[float]]:
+    """Join the columns of the peers ("mix-0/loss" and "mix-1/loss"); the largest few stay."""
+    merged: dict[str, list[float]] = {}
+    for place, row in enumerate(rows):
+        groups: dict[str, list[float]] = {}
+        for key, value in pick(row).items():
+            name = re.sub(r"-\d+(?=/|$)", "", key).replace("/", ": ").replace("_", " ")
+            groups.setdefault(name, []).append(_number(value))
+        for name, values in groups.items():
+            merged.setdefault(name, [float("nan")] * len(rows))[place] = float(join(values))
+    lively = {n: v for n, v in merged.items() if np.any(np.abs(np.nan_to_num(v)) > 0)}
+    return _first(dict(sorted(lively.items(), key=lambda item: -float(np.nanmax(item[1])))))
+
+
+def _first(columns: dict[str, list[float]]) -> dict[str, list[float]]:
+    return dict(list(columns.items())[:MOST_LINES])
