@@ -275,7 +275,9 @@ def test_short_schedules_run(spec: str, kind: str, tmp_path: Path) -> None:
 # -- wrappers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("spec", "kind"), [run for run in RUNS if run[0].startswith("extra-view+")])
+@pytest.mark.parametrize(
+    ("spec", "kind"), [run for run in RUNS if run[0].startswith("extra-view+")]
+)
 def test_every_step_takes_one_more_view(spec: str, kind: str) -> None:
     plain = outcome(spec.partition("+")[2], kind)
     more = outcome(spec, kind)
@@ -461,7 +463,9 @@ def network_for(name: str, shape: tuple[int, ...], **options: Any) -> Network:
 
 @pytest.mark.parametrize(("name", "shape"), MODELS)
 def test_model_gives_the_outputs_asked_for(name: str, shape: tuple[int, ...]) -> None:
-    network = network_for(name, shape, heads=lambda features, classes: {"two": nn.Linear(features, 2)})
+    network = network_for(
+        name, shape, heads=lambda features, classes: {"two": nn.Linear(features, 2)}
+    )
     inputs = torch.rand(2, *shape)
     width = network.backbone.num_features
     outputs = network(inputs, heads=("classes", "features", "feature_map", "two"))

@@ -14,7 +14,7 @@ PICTURE = 128
 """Largest side of a card's picture, pixels; larger images are reduced."""
 THUMBNAIL = 64
 """Largest side of a neighbour's picture, pixels."""
-SMALL = 64
+SMALL = 48
 """Images up to this side are shown with their pixels, as lossless PNG."""
 
 
@@ -155,6 +155,6 @@ def data_uri(image: np.ndarray, side: int) -> str:
     if lossless:
         picture.save(buffer, format="PNG", optimize=True)
     else:
-        picture.save(buffer, format="JPEG", quality=85)
+        picture.save(buffer, format="JPEG", quality=88)
     kind = "png" if lossless else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -87,11 +87,13 @@ class Axes:
         x: smallest and largest horizontal value.
         y: smallest and largest vertical value.
         root: draw the square root of the vertical axis, so that small counts stay visible.
+        whole: horizontal values are whole numbers (epochs).
     """
 
     x: tuple[float, float]
     y: tuple[float, float]
     root: bool = False
+    whole: bool = False
 
     def place(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Drawing coordinates of points; values above the axis are cut at its top."""
@@ -104,7 +106,8 @@ class Axes:
 
     def ticks(self, percent: bool = False) -> tuple[tuple[Tick, ...], tuple[Tick, ...]]:
         """Marks of both axes at round values; `percent` writes the vertical ones as 20%."""
-        marks_x, marks_y = round_values(*self.x), round_values(*self.y)
+        marks_x = round_values(*self.x, count=8, whole=self.whole)
+        marks_y = round_values(*self.y, count=5)
         if self.root:  # round values crowd at the top of a root axis
             top = self.y[1]
             marks_y = np.unique([_one_digit(top * share) for share in (0.0, 0.06, 0.25, 0.56, 1)])
@@ -123,9 +126,10 @@ class Axes:
         """A line through the finite points; it is broken where a value is missing."""
         known = np.isfinite(y)
         across, up = self.place(x, np.where(known, y, self.y[0]))
-        parts = []
-        for k in np.flatnonzero(known):
-            parts.append(f"{'L' if k and known[k - 1] else 'M'}{across[k]:g} {up[k]:g}")
+        parts = [
+            f"{'L' if k and known[k - 1] else 'M'}{across[k]:g} {up[k]:g}"
+            for k in np.flatnonzero(known)
+        ]
         points = [(float(across[k]), float(up[k])) for k in np.flatnonzero(known)]
         return Series(name, style, "".join(parts), tuple(points) if len(points) <= DOTS else ())
 
@@ -146,11 +150,12 @@ class Axes:
         )
 
 
-def round_values(low: float, high: float, count: int = 5) -> np.ndarray:
+def round_values(low: float, high: float, count: int, whole: bool = False) -> np.ndarray:
     """About `count` round values within [low, high]."""
     from matplotlib.ticker import MaxNLocator
 
-    values = np.asarray(MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+    locator = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10], integer=whole)
+    values = np.asarray(locator.tick_values(low, high))
     slack = 1e-9 * (high - low)
     return values[(values >= low - slack) & (values <= high + slack)]
 
@@ -183,7 +188,7 @@ def lines_chart(
     bottom = 0.0 if 0 <= low < 0.5 * high else low - margin
     top = min(1.0, high + margin) if percent else high + margin
     x = np.asarray(epochs, dtype=float)
-    axes = Axes((float(x.min()), float(max(x.max(), x.min() + 1))), (bottom, top))
+    axes = Axes((float(x.min()), float(max(x.max(), x.min() + 1))), (bottom, top), whole=True)
     x_ticks, y_ticks = axes.ticks(percent)
     lines = tuple(
         axes.line(name, f"s{place % 6}", x, values)

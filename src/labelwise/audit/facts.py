@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from labelwise.audit.run_files import RunFiles
 
 SCHEDULE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
@@ -25,6 +27,8 @@ RUN_OPTIONS = (
     "precision",
     "threads",
 )
+SURE = 0.05
+"""Suspects of lower quality than this are counted as sure."""
 UNSAID = {"on_bad_image": "error", "devices": 1}
 
 
@@ -41,9 +45,16 @@ def percent(value: float, digits: int | None = None) -> str:
     """A fraction as a percentage, with one decimal below 10% unless told otherwise."""
     shown = (1 if 0 < abs(value) < 0.0995 else 0) if digits is None else digits
     text = f"{100 * value:.{shown}f}%"
-    if 0 < value and text.strip("0.%") == "":
+    if value > 0 and text.strip("0.%") == "":
         return f"<{10.0**-shown:g}%"
     return text
+
+
+def chance(value: float) -> str:
+    """An estimated probability in whole percent: never quite 0 or 1, for it is an estimate."""
+    if value < 0.01:
+        return "<1%"
+    return ">99%" if value > 0.99 else f"{100 * value:.0f}%"
 
 
 def duration(seconds: float) -> str:
@@ -107,6 +118,8 @@ def key_numbers(run: RunFiles) -> list[KeyNumber]:
         detail = "expected share of wrong labels"
     numbers.append(KeyNumber("Estimated noise rate", estimated, detail))
     numbers += _numbers_from_truth(summary)
+    if run.labels.truth is None:
+        numbers += _numbers_without_truth(run)
     if "wall_seconds" in summary:
         rate = summary.get("images_per_second", 0)
         unit = "images" if run.data["kind"] == "images" else "samples"
@@ -123,9 +136,7 @@ def _numbers_from_truth(summary: dict[str, Any]) -> list[KeyNumber]:
         detail = "1 ranks every wrong label first"
         if "suspect_recall" in summary:
             detail = f"{percent(summary['suspect_recall'])} of the wrong labels are suspects"
-        numbers.append(
-            KeyNumber("Ranking (AUROC)", f"{summary['label_error_auroc']:.3f}", detail)
-        )
+        numbers.append(KeyNumber("Ranking (AUROC)", f"{summary['label_error_auroc']:.3f}", detail))
     if "suggestion_accuracy" in summary:
         numbers.append(
             KeyNumber(
@@ -137,20 +148,36 @@ def _numbers_from_truth(summary: dict[str, Any]) -> list[KeyNumber]:
     if {"label_accuracy_given", "label_accuracy_suggested"} <= summary.keys():
         numbers.append(
             KeyNumber(
-                "Right labels, corrected",
+                "Correct labels",
                 percent(summary["label_accuracy_suggested"], 1),
-                f"as given: {percent(summary['label_accuracy_given'], 1)}",
+                f"with suggestions; {percent(summary['label_accuracy_given'], 1)} as given",
             )
         )
     return numbers
 
 
+def _numbers_without_truth(run: RunFiles) -> list[KeyNumber]:
+    labels, suspect = run.labels, run.labels.suspect
+    sure = int((suspect & (labels.quality < SURE)).sum())
+    numbers = [
+        KeyNumber("Sure suspects", f"{sure:,}", f"label quality below {percent(SURE, 0)}"),
+    ]
+    if suspect.any():
+        num_classes = len(run.classes)
+        suspects = np.bincount(labels.given[suspect], minlength=num_classes)
+        share = suspects / np.maximum(1, np.bincount(labels.given, minlength=num_classes))
+        worst = int(share.argmax())
+        name = run.classes[worst]
+        short = name if len(name) <= 24 else f"{name[:23]}…"
+        numbers.append(
+            KeyNumber("Most doubtful class", percent(float(share[worst])), f"of {short} look wrong")
+        )
+    return numbers
+
+
 def notes(run: RunFiles) -> list[str]:
-    """What was said during the run, each once, and whether the mixture is to be believed."""
-    said = [str(note) for note in run.summary.get("notes") or []]
-    if fallback := run.summary.get("mixture_fallback"):
-        said.append(f"the mixture over the final losses: {fallback}")
-    return list(dict.fromkeys(said))
+    """What was said during the run, each once."""
+    return list(dict.fromkeys(str(note) for note in run.summary.get("notes") or []))
 
 
 def command(run: RunFiles) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,10 @@ def loss_figure(run: RunFiles) -> LossFigure:
         shown = grid <= last
         scale = len(kept) * (edges[1] - edges[0])
         for name, style, values in zip(
-            ("fitted: right labels", "fitted: wrong labels"), ("right", "wrong"), density, strict=True
+            ("fitted: right labels", "fitted: wrong labels"),
+            ("right", "wrong"),
+            density,
+            strict=True,
         ):
             lines.append(axes.line(name, style, grid[shown], scale * values[shown]))
     x_ticks, y_ticks = axes.ticks()
@@ -144,11 +148,17 @@ def _terms(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def _seconds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Seconds by phase, summed over peers."""
-    return _merged(rows, lambda row: row.get("phase_seconds") or {}, np.sum)
+    """Seconds by phase, summed over peers; phases that take next to no time are left out."""
+    columns = _merged(rows, lambda row: row.get("phase_seconds") or {}, np.sum)
+    total = sum(np.nansum(values) for values in columns.values())
+    return {n: values for n, values in columns.items() if np.nansum(values) > 0.01 * total}
 
 
-def _merged(rows: list[dict[str, Any]], pick: Any, join: Any) -> dict[str, list[float]]:
+def _merged(
+    rows: list[dict[str, Any]],
+    pick: Callable[[dict[str, Any]], Mapping[str, Any]],
+    join: Callable[[list[float]], Any],
+) -> dict[str, list[float]]:
     """Join the columns of the peers ("mix-0/loss" and "mix-1/loss"); the largest few stay."""
     merged: dict[str, list[float]] = {}
     for place, row in enumerate(rows):

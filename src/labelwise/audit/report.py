@@ -42,7 +42,7 @@ def write_report(run: Path) -> Path:
     """
     path = RunFolder(Path(run)).report
     page = render(read_run(Path(run)))
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
     return path
 
 
@@ -55,6 +55,7 @@ def render(run: RunFiles) -> str:
         title=f"{run.data['name']}: label report",
         headline=facts.headline(run),
         about=facts.about(run),
+        doubt=run.summary.get("mixture_fallback") or "",
         numbers=facts.key_numbers(run),
         notes=facts.notes(run),
         cards=build_cards(run),
@@ -104,5 +105,6 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = facts.percent
+    environment.filters["chance"] = facts.chance
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment.get_template("page.html.jinja")

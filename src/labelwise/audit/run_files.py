@@ -160,9 +160,7 @@ def _read_arrays(path: Path, num_samples: int) -> dict[str, np.ndarray]:
         if name not in arrays:
             raise _broken(path, f"it has no array {name}")
     if len(arrays["loss"]) != num_samples:
-        raise _broken(
-            path, f"it holds {len(arrays['loss']):,} losses for {num_samples:,} labels"
-        )
+        raise _broken(path, f"it holds {len(arrays['loss']):,} losses for {num_samples:,} labels")
     for name in ("worst", "neighbours"):
         rows = arrays[name]
         if rows.size and not 0 <= rows.min() <= rows.max() < num_samples:
@@ -192,6 +190,5 @@ def _require(path: Path) -> None:
 
 def _broken(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path} is broken: {reason}. Remove it and `labelwise resume {path.parent}`, "
-        "or run again."
+        f"{path} is broken: {reason}. Remove it and `labelwise resume {path.parent}`, or run again."
     )

@@ -66,7 +66,7 @@ def confusion(labels: LabelColumns, num_classes: int) -> np.ndarray:
 def confusion_cells(counts: np.ndarray, classes: Sequence[str]) -> list[list[Cell]]:
     """The confusion as a heatmap: the strongest off-diagonal count is 1."""
     off = counts * ~np.eye(len(counts), dtype=bool)
-    heat = np.sqrt(off / max(1, off.max()))
+    heat = (off / max(1, off.max())) ** 0.7
     return [
         [
             Cell(
@@ -89,7 +89,9 @@ def transition_cells(counts: np.ndarray, classes: Sequence[str]) -> list[list[Ce
         [
             Cell(
                 text=f"{100 * share[i, j]:.0f}" if share[i, j] >= 0.005 else "",
-                heat=0.0 if i == j else round(float(np.sqrt(share[i, j])), 2),
+                heat=0.0
+                if i == j or share[i, j] < 0.005
+                else round(float(np.sqrt(share[i, j])), 2),
                 words=f"{share[i, j]:.1%} of {classes[i]} carry the label {classes[j]}",
                 diagonal=i == j,
             )
@@ -116,9 +118,7 @@ def frequent_pairs(labels: LabelColumns, classes: Sequence[str]) -> list[Pair]:
             of_given=count / int(per_given[i]),
             of_suggested=count / int(per_suggested[j]),
         )
-        for i, j, count in (
-            (*divmod(int(pairs[k]), num_classes), int(counts[k])) for k in order
-        )
+        for i, j, count in ((*divmod(int(pairs[k]), num_classes), int(counts[k])) for k in order)
     ]
 
 

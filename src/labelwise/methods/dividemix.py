@@ -63,6 +63,9 @@ class DivideMixSettings(MethodSettings):
     at_least: float = Field(
         0.5, ge=0, le=4, description="least steps an epoch, as a fraction of N / batch (paper: 0)"
     )
+    revive: float = Field(
+        0.5, ge=0, le=1, description="least share of trusted labels of a class (paper: 0)"
+    )
     num_views: int = Field(2, ge=1, le=8, description="weak views per sample and side")
     view: str = Field("weak", description="view policy of the training images")
     mixture: str = Field("gaussian", description="gaussian or beta")
@@ -174,7 +177,8 @@ class WindowedMixture(FitMixture):
     def run(self, context: Context) -> dict[str, float]:
         """Fit on the decided window."""
         window = int(context.ledger.decisions.get("loss_window", 1))
-        return FitMixture(self.family, self.history, min(self.seen, window)).run(context)
+        seen = min(self.seen, window)
+        return FitMixture(self.family, self.history, seen, self.revive).run(context)
 
 
 def settings_rule(rate: float, num_classes: int) -> dict[str, float]:
@@ -210,7 +214,7 @@ class DivideMix(Method):
            labels are trusted the labelled side goes round, so that a run's length does not
            depend on the noise. `at_least=0` gives the paper's epochs.
         4. The clean posterior is monotone in the loss, and both sides and every class are kept
-           alive by stated rules (`labelwise.selection`).
+           alive by stated rules (`labelwise.selection`); `revive=0` leaves starving classes alone.
     """
 
     name = "dividemix"
@@ -297,7 +301,10 @@ class DivideMix(Method):
         family = self.settings.mixture
         phases = [
             Phase("score", Score(HISTORY)),
-            Phase("mixture", WindowedMixture(family, HISTORY, min(scored, WINDOW))),
+            Phase(
+                "mixture",
+                WindowedMixture(family, HISTORY, min(scored, WINDOW), self.settings.revive),
+            ),
         ]
         if first:
             names = ("lambda_u", "threshold", "loss_window")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,22 @@ def cpu_has_bf16() -> bool:
     return any(getattr(cpu, check, lambda: False)() for check in checks)
 
 
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc to keep freed blocks instead of handing them back after every step.
+
+    Large activations are otherwise mapped, faulted in and unmapped in each step: measured as 6 % of
+    a bf16 step and 20 % of a float32 step of PreAct ResNet-18 on 256 images. Other systems and
+    allocators are left alone. The setting holds for the whole process.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(trim_threshold, -1)  # never trim
+        mallopt(mmap_threshold, 2**31 - 1)  # map only blocks above 2 GiB on their own
+
+
 def launch(device: str, devices: int, precision: str) -> Fabric:
     """Start the engine; one process is just the smallest case.
 
@@ -61,6 +79,8 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    if device == "cpu":
+        keep_freed_memory()
     strategy = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*can be accelerated.*")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from labelwise.selection.mixture import mixture
+from labelwise.selection.revive import revive_classes
 from labelwise.training.context import Context
 from labelwise.training.method import Pass
 
@@ -48,11 +50,14 @@ class FitMixture(Pass):
         history: name of a ledger column (P, N, W) whose mean over the seen part of W replaces
             the last loss, or None.
         seen: how many of the W losses have been recorded.
+        revive: a class keeps at least this fraction of the mean share of trusted labels; 0 for
+            no such rule (`labelwise.selection.revive`).
     """
 
     family: str = "gaussian"
     history: str | None = None
     seen: int = 1
+    revive: float = 0.0
 
     def run(self, context: Context) -> dict[str, float]:
         """Fit on all samples, on every rank alike."""
@@ -63,10 +68,24 @@ class FitMixture(Pass):
             if self.history is not None:
                 losses = ledger[self.history][number, :, -self.seen :].mean(dim=1)
             fit = mixture(self.family).fit(losses)
-            ledger.set("clean", number, fit.clean)
+            clean = self._revived(context, number, fit.clean, losses) if self.revive else fit.clean
+            ledger.set("clean", number, clean)
             if fit.fallback:
                 context.say(f"epoch {context.epoch + 1}, network {number}: {fit.fallback}")
             suffix = f"_{number}" if len(context.networks) > 1 else ""
-            figures[f"clean_fraction{suffix}"] = float((fit.clean > 0.5).float().mean())
+            figures[f"clean_fraction{suffix}"] = float((clean > 0.5).float().mean())
         figures["estimated_noise_rate"] = float(1 - ledger["clean"].mean())
         return figures
+
+    def _revived(self, context: Context, number: int, clean: Tensor, losses: Tensor) -> Tensor:
+        threshold = context.ledger.decisions.get("threshold", 0.5)
+        labels, num_classes = context.store.labels, context.num_classes
+        raised, starving = revive_classes(
+            clean, losses, labels, threshold, num_classes, self.revive
+        )
+        if lost := int(starving.sum()):
+            context.say(
+                f"epoch {context.epoch + 1}, network {number}: {lost} of {num_classes} classes "
+                "had hardly any trusted label; their lowest losses are trusted again"
+            )
+        return raised
