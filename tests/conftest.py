@@ -29,10 +29,9 @@ def _tolerant_register_fake(op: Any, *args: Any, **kwargs: Any) -> Any:
 
 torch.library.register_fake = _tolerant_register_fake
 
-from support import build_trainer, tiny_embeddings, tiny_images  # noqa: E402
-
 from labelwise.data.dataset import Dataset  # noqa: E402
 from labelwise.training.loop import Trainer  # noqa: E402
+from support import build_trainer, tiny_embeddings, tiny_images  # noqa: E402
 
 
 @pytest.fixture(scope="session")

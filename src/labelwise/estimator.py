@@ -59,8 +59,11 @@ class Result:
         """The trained networks."""
         folder = RunFolder(self.path)
         config = RunConfig.parse(read_json(folder.config)["config"], "config.json")
-        method = parse_method(config.method, config.settings)
-        return read_model(folder.model, method.heads)
+        try:
+            heads = parse_method(config.method, config.settings).heads
+        except UserError:  # a method object of the caller's own: its extra heads cannot be known
+            heads = None
+        return read_model(folder.model, heads)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -347,7 +347,7 @@ def finish(
         "peak_memory_bytes": peak_memory(config.device),
         "notes": [*train.notes, *(note for row in rows for note in row.get("notes", []))],
         "decisions": dict(trainer.ledger.decisions),
-        "mixture_fallback": evidence.fit.fallback,
+        "mixture_fallback": evidence.fit.fallback if own is None else None,
     }
     write_json(folder.summary, summary)
     return summary

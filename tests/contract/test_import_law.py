@@ -1,4 +1,4 @@
-"""The import law: layers only import downwards, nothing goes round, and truth stays out of reach."""
+"""The import law: layers import downwards, nothing goes round, truth stays out of reach."""
 
 from __future__ import annotations
 

@@ -13,16 +13,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from support import (
-    ExtraView,
-    assert_same_tensors,
-    bound,
-    build_trainer,
-    rows_without_times,
-    tiny_embeddings,
-    tiny_images,
-    weights_of,
-)
 from torch import Tensor, nn
 
 from labelwise.config import Schedule
@@ -36,6 +26,16 @@ from labelwise.rng import Draw
 from labelwise.training.context import Context
 from labelwise.training.loop import Trainer
 from labelwise.training.method import Groups, Method, Phase, Problem, Step, Wrapper
+from support import (
+    ExtraView,
+    assert_same_tensors,
+    bound,
+    build_trainer,
+    rows_without_times,
+    tiny_embeddings,
+    tiny_images,
+    weights_of,
+)
 
 DATA = {"images": tiny_images(num=48), "embeddings": tiny_embeddings(num=48)}
 SCHEDULE = {"epochs": 3, "warmup": 1, "batch_size": 16}

@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from support import assert_same_tensors, rows_without_times
 
 import labelwise
 from labelwise.training.checkpoint import Checkpoints
+from support import assert_same_tensors, rows_without_times
 
 RUN = {
     "noise": "symmetric:0.5",

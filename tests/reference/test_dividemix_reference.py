@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import ExtraViewStep, bound, build_context, smooth_network, tiny_images
 from torch import Tensor, nn
 
 from labelwise.data.store import as_input
@@ -24,6 +23,7 @@ from labelwise.methods.mixup import MixUpStep
 from labelwise.training.context import Context
 from labelwise.training.method import Group, Groups, Step
 from labelwise.training.steps import Supervised
+from support import ExtraViewStep, bound, build_context, smooth_network, tiny_images
 
 NUM_CLASSES = 3
 DATA = tiny_images(num=30, num_classes=NUM_CLASSES)

@@ -70,7 +70,7 @@ def timm() -> Any:
 
 def test_unknown_model_names_the_nearest() -> None:
     timm()
-    with pytest.raises(UserError, match="unknown model 'small_resnt'.*Did you mean 'small_resnet'"):
+    with pytest.raises(UserError, match=r"'small_resnt'.*Did you mean 'small_resnet'"):
         build_backbone("small_resnt", (3, 32, 32))
     with pytest.raises(UserError, match="Did you mean 'resnet18'"):
         build_backbone("resnet_18", (3, 32, 32))

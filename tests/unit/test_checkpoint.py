@@ -171,7 +171,7 @@ def test_disk_full_while_writing(tmp_path: Path) -> None:
         file.write(before[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(UserError, match="disk is full.*resume"):
+    with pytest.raises(UserError, match=r"disk is full.*resume"):
         write_atomically(path, write)
     assert path.read_bytes() == before
     assert not list(checkpoints.folder.glob(".*"))
@@ -190,7 +190,7 @@ def test_torch_hides_a_full_disk_in_a_runtime_error(tmp_path: Path) -> None:
         def flush(self) -> None:
             self.file.flush()
 
-    with pytest.raises(UserError, match="network-0.pt"):
+    with pytest.raises(UserError, match=r"network-0\.pt"):
         write_atomically(path, lambda file: torch.save({"a": torch.ones(3)}, Full(file)))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

@@ -26,7 +26,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_device_without_an_accelerator() -> None:
     assert resolve_device("auto") == "cpu"
     assert resolve_device("cpu") == "cpu"
-    with pytest.raises(UserError, match="no CUDA device here. Use --device cpu"):
+    with pytest.raises(UserError, match=r"no CUDA device here\. Use --device cpu"):
         resolve_device("cuda")
 
 

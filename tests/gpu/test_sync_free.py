@@ -1,0 +1,60 @@
+"""No step may wait for the device: on CUDA every synchronisation is turned into an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from labelwise.methods import known_methods, parse_method
+from labelwise.training.engine import launch
+from labelwise.training.method import Group, Step, Wrapper
+from support import build_trainer, tiny_images
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+METHODS = [name for name, cls in known_methods().items() if not issubclass(cls, Wrapper)]
+
+
+@pytest.fixture
+def no_sync() -> Iterator[None]:
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_step_never_synchronises(name: str, no_sync: None, tmp_path: Path) -> None:
+    fabric = launch("cuda", 1, "bf16-mixed")
+    trainer = build_trainer(tiny_images(), parse_method(name), tmp_path, fabric=fabric)
+    schedule = trainer.schedule
+    steps = 0
+    for epoch in range(min(schedule.epochs, schedule.warmup + 2)):
+        for phase in trainer.method.phases(epoch):
+            context = trainer._context(phase)
+            if not isinstance(phase.step, Step):
+                phase.step.run(context)
+                continue
+            plan = phase.sampling.plan(context, schedule.batch_size)
+            groups = {
+                side: Group(
+                    rows[0],
+                    trainer.store.labels[rows[0]],
+                    trainer.ledger["clean"][phase.judge][rows[0]],
+                    trainer.store.plain(rows[0]),
+                )
+                for side, rows in plan.items()
+            }
+            here = context.at_step(0)
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+            with torch.no_grad():
+                groups = phase.step.views(here, groups)
+            trainer._update(phase, phase.step.loss(here, groups))
+            torch.cuda.set_sync_debug_mode("default")
+            steps += 1
+    assert steps > 0
