@@ -17,7 +17,7 @@ from labelwise.errors import UserError, unknown
 class Strict(BaseModel):
     """A frozen model without unknown keys, whose errors are messages for users."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], owner: str) -> Self:
@@ -77,8 +77,8 @@ class Schedule(Strict):
         """
         largest = 64 if kind == "images" else 512
         batch = max(16, min(largest, 2 ** round(math.log2(max(2, num_samples / 20)))))
-        if num_samples >= 200_000:
-            batch *= 4
+        for size in (100_000, 400_000):  # fewer, larger steps keep the epochs between 8 and 20
+            batch *= 2 if num_samples >= size else 1
         lr = 0.02 * max(1.0, math.sqrt(batch / 64))
         steps = math.ceil(num_samples / batch)
         total = iterations * growth(num_samples) if kind == "images" else 0.4 * iterations

@@ -177,15 +177,10 @@ def fit(
     config = resolve(config, prepared.train, built)
     folder = target or RunFolder(Path(tempfile.mkdtemp(prefix="labelwise-")))
     fabric = launch(config.device, config.devices, config.precision)
-    try:
-        with _owned(folder, fabric, new=True):
-            if fabric.is_global_zero:
-                write_json(folder.config, describe(config, prepared, built))
-            return _run(config, prepared, built, folder, listener or Silent(), fabric)
-    except UserError:
+    with _owned(folder, fabric, new=True):
         if fabric.is_global_zero:
-            _remove_if_empty(folder)
-        raise
+            write_json(folder.config, describe(config, prepared, built))
+        return _run(config, prepared, built, folder, listener or Silent(), fabric)
 
 
 def resume(
@@ -258,7 +253,10 @@ def _run(
 
 @contextmanager
 def _owned(folder: RunFolder, fabric: Fabric, new: bool) -> Iterator[None]:
-    """Hold the run folder; only the first of several processes makes and locks it."""
+    """Hold the run folder; only the first of several processes makes and locks it.
+
+    A new folder in which nothing was committed when an error ends the run is taken away.
+    """
     if not fabric.is_global_zero:
         fabric.barrier()
         yield
@@ -267,7 +265,12 @@ def _owned(folder: RunFolder, fabric: Fabric, new: bool) -> Iterator[None]:
         folder.create()
     with folder.locked():
         fabric.barrier()
-        yield
+        try:
+            yield
+        except UserError:
+            if new:
+                _remove_if_empty(folder)
+            raise
 
 
 def first_process() -> bool:

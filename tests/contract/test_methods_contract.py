@@ -324,9 +324,6 @@ class Longer(ExtraView):
         return plan.override({"epochs": 2 * plan.epochs, "warmup": 2 * plan.warmup})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Wrapper.bind gives the base its own default schedule, not the wrapper's"
-)
 @every_spec
 def test_base_follows_the_schedule_of_its_wrapper(spec: str) -> None:
     wrapped = Longer(build(spec))

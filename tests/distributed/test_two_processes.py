@@ -191,12 +191,7 @@ def one_process(name: str) -> dict[str, Any]:
         return run(name, Path(folder), launch("cpu", 1, "32-true"))
 
 
-SELECTS_PER_RANK = pytest.param(
-    "coteaching",
-    marks=pytest.mark.xfail(
-        strict=True, reason="Co-teaching selects among each rank's rows, not in the global batch"
-    ),
-)
+SELECTS_PER_RANK = pytest.param("coteaching")
 NAMES = [SELECTS_PER_RANK if name == "coteaching" else name for name in SPECS]
 every_method = pytest.mark.parametrize("name", NAMES)
 
@@ -285,9 +280,6 @@ def test_stop_asked_of_one_process_stops_both_and_resumes() -> None:
             assert all(torch.equal(ours[key], whole[part][key]) for key in keys)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a commit within a phase saves the first rank's unmerged ledger"
-)
 def test_ledger_written_within_a_phase_survives_a_stop() -> None:
     first, second = two_processes()
     whole = first["extra-view+dividemix"]["ledger"]["times_seen"]
@@ -295,9 +287,6 @@ def test_ledger_written_within_a_phase_survives_a_stop() -> None:
         assert torch.equal(rank["interrupted"]["ledger"]["times_seen"], whole)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="running statistics of the ranks differ from a phase's end to the next"
-)
 def test_running_statistics_agree_when_samples_are_scored() -> None:
     first, second = (rank["batch statistics"] for rank in two_processes())
     assert all(torch.equal(first[key], second[key]) for key in first)

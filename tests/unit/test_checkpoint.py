@@ -214,9 +214,6 @@ def test_our_own_mistake_keeps_its_type_and_leaves_nothing(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="write_atomically only cleans up after OSError and RuntimeError"
-)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TypeError, MemoryError])
 def test_any_failure_leaves_no_partial_file(tmp_path: Path, error: type[BaseException]) -> None:
     def broken(file: Any) -> None:
@@ -227,18 +224,12 @@ def test_any_failure_leaves_no_partial_file(tmp_path: Path, error: type[BaseExce
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Checkpoints.save calls mkdir outside of write_atomically's explanation"
-)
 def test_folder_that_cannot_be_made_is_a_message(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file, not a folder")
     with pytest.raises(UserError, match="run"):
         Checkpoints(tmp_path / "run" / "checkpoint", "digest").save(state(1))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="unlink of the partial file raises NotADirectoryError over the message"
-)
 def test_parent_that_is_a_file_is_a_message(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file, not a folder")
     with pytest.raises(UserError, match="cannot write"):

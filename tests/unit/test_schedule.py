@@ -110,9 +110,6 @@ def test_values_out_of_range_are_named(name: str, value: object) -> None:
         Schedule.parse({name: value}, "schedule")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Strict accepts NaN and infinity for floats bounded on one side only"
-)
 @pytest.mark.parametrize("value", ["inf", float("inf")])
 def test_infinite_learning_rate_is_refused(value: object) -> None:
     with pytest.raises(UserError, match="lr"):

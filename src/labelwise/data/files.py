@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -38,12 +39,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise explained(error, path) from error
-    except RuntimeError as error:  # torch wraps a failed write of its zip file
-        aside.unlink(missing_ok=True)
-        if "write" in str(error) or "No space" in str(error):
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError):
+            raise explained(error, path) from error
+        if isinstance(error, RuntimeError) and "write" in str(error):  # torch's zip writer
             raise UserError(f"cannot write {path}: {error}") from error
         raise
 

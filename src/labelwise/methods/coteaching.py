@@ -54,17 +54,20 @@ class CoTeachingStep(Supervised):
             losses.append(mean_over_views(per_view, len(group.views)))
             logits.append(output.detach())
         chosen = self.select(context, groups, losses, logits)
+        ranks = context.ranks
         return {
-            f"cross_entropy_{number}": (losses[number] * weight).sum() / weight.sum().clamp_min(1)
+            f"cross_entropy_{number}": (losses[number] * ranks.own(weight)).sum()
+            * ranks.world
+            / weight.sum().clamp_min(1)
             for number, weight in zip(context.trains, reversed(chosen), strict=True)
         }
 
     def select(
         self, context: Context, groups: Groups, losses: list[Tensor], logits: list[Tensor]
     ) -> list[Tensor]:
-        """Weights (B) of 0 or 1 that each network *offers to its peer*."""
+        """Weights of 0 or 1 that each network *offers to its peer*, for the global batch."""
         del groups, logits
-        return [smallest(loss.detach(), self.keep(context)) for loss in losses]
+        return [smallest(context.ranks.whole(loss), self.keep(context)) for loss in losses]
 
     def keep(self, context: Context) -> float:
         """1 - R(t), the fraction of a batch to keep."""

@@ -44,9 +44,10 @@ class CoTeachingPlusStep(CoTeachingStep):
         first, second = (
             mean_over_views(output.float().softmax(1), num_views).argmax(1) for output in logits
         )
-        differ = first != second
+        differ = context.ranks.whole(first != second)
         among = differ | ~differ.any()
-        return [smallest(loss.detach(), self.keep(context), among) for loss in losses]
+        whole = context.ranks.whole
+        return [smallest(whole(loss), self.keep(context), among) for loss in losses]
 
 
 class CoTeachingPlus(CoTeaching):

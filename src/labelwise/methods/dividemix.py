@@ -33,6 +33,7 @@ from labelwise.training.method import (
     Sampling,
     Step,
     add_views,
+    batch_rows,
 )
 from labelwise.training.mixing import mix_groups
 from labelwise.training.scoring import FitMixture, Score
@@ -98,8 +99,9 @@ class Divided(Sampling):
         )
         if split.fallback:
             context.say(f"epoch {context.epoch + 1}, phase {context.draw.phase}: {split.fallback}")
-        size = min(batch_size, len(split.labelled))
-        steps = math.ceil(max(len(split.labelled), self.at_least * len(context.store)) / size)
+        size = batch_rows(len(split.labelled), batch_size, context.ranks.world)
+        least = self.at_least * len(context.store) / min(batch_size, len(context.store))
+        steps = math.ceil(max(len(split.labelled) / size, least))
         return {
             "clean": _dealt(split.labelled, context.draw, "clean", steps, size),
             "noisy": _dealt(split.unlabelled, context.draw, "noisy", steps, size),

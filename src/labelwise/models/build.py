@@ -110,7 +110,10 @@ def import_timm() -> Any:
             "Install it with `pip install timm`, or choose one of labelwise's own: "
             f"{', '.join(sorted(discover('labelwise.models', Backbone)))}."
         ) from error
-    except RuntimeError as error:  # torchvision built for another torch fails while importing
+    except (
+        RuntimeError,
+        AttributeError,
+    ) as error:  # torchvision built for another torch fails while importing
         raise UserError(
             f"timm is installed but broken: importing it failed with {error!s}. Usually "
             "torchvision was built for another torch: install the torchvision that matches "

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from labelwise.data.files import write_atomically, write_json
+from labelwise.data.files import explained, write_atomically, write_json
 from labelwise.errors import UserError
 
 KEEP = 2
@@ -39,7 +39,10 @@ class Checkpoints:
         Raises:
             UserError: when it cannot be written; earlier checkpoints stay valid.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explained(error, self.folder) from error
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()

@@ -63,10 +63,13 @@ class RunFolder:
         """Resumable state."""
         return self.path / "checkpoint"
 
+    def _holds_something(self) -> bool:
+        return any(child.suffix != ".part" for child in self.path.iterdir())
+
     def require_free(self) -> None:
         """Raise a `UserError` when the folder already holds something."""
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or self._holds_something()):
                 hint = (
                     f"continue it with `labelwise resume {self.path}` or choose"
                     if self.config.exists()

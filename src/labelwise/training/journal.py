@@ -46,6 +46,8 @@ class Journal:
 
     def forget_from(self, epoch: int) -> None:
         """Drop the lines of epochs (0-based) that will be run again."""
+        if not self.path.exists():
+            return
         kept = [row for row in self.rows() if row["epoch"] <= epoch]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))

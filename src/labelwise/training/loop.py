@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,13 +32,7 @@ class Interrupted(Exception):
 
 
 class Listener(Protocol):
-    """Shows the user what goes on.
-
-    Attributes:
-        notes: what was said since the last finished epoch.
-    """
-
-    notes: list[str]
+    """Shows the user what goes on."""
 
     def say(self, message: str) -> None:
         """Tell the user something once."""
@@ -62,6 +57,8 @@ class Position:
     phase_seconds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     images: int = 0
+    notes: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -133,6 +130,7 @@ class Trainer:
         state = self.checkpoints.load()
         if state is not None:
             self.load_state_dict(state)
+        if self.fabric.is_global_zero:
             self.journal.forget_from(self.position.epoch)
         return state is not None
 
@@ -158,8 +156,9 @@ class Trainer:
         if position.plan is None:
             position.plan = phase.sampling.plan(context, self.schedule.batch_size)
         steps = len(next(iter(position.plan.values())))
+        lr = self.schedule.lr_at(position.epoch) if phase.lr is None else phase.lr
         for number in phase.trains:
-            set_lr(self.optimisers[number], phase.lr or self.schedule.lr_at(position.epoch))
+            set_lr(self.optimisers[number], lr)
         while position.step < steps:
             self.listener.phase(position.epoch, phase.name, position.step, steps)
             here = context.at_step(position.step)
@@ -204,15 +203,29 @@ class Trainer:
 
     def _close_phase(self, phase: Phase, steps: int) -> None:
         for label in [name for name in self.position.terms if name.startswith(f"{phase.name}/")]:
-            mean = float(self.ranks.sum(self.position.terms.pop(label))) / self.ranks.world / steps
-            self.position.figures[label] = mean
-            if mean != mean or abs(mean) == float("inf"):
-                raise UserError(
-                    f"the loss became {mean} in epoch {self.position.epoch + 1}, phase "
-                    f"{phase.name!r}. Lower the learning rate (--lr {self.schedule.lr / 4:g}) or "
-                    "use --precision 32-true; the last checkpoint is from before."
-                )
+            total = float(self.ranks.sum(self.position.terms[label]))
+            self._require_finite(label, total)
+            self.position.figures[label] = total / self.ranks.world / steps
+            del self.position.terms[label]
+        for number in phase.trains:
+            self.ranks.share_buffers(self.plain[number])
         self.position.plan, self.position.step = None, 0
+
+    def _require_finite(self, label: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss became {value} in epoch {self.position.epoch + 1} ({label}). Lower the "
+                f"learning rate (--lr {self.schedule.lr / 4:g}) or use --precision 32-true; the "
+                "last checkpoint is from before."
+            )
+
+    def say(self, message: str) -> None:
+        """Tell the user something, once: a message that differs only in its epoch is dropped."""
+        core = message.partition(": ")[2] if message.startswith("epoch ") else message
+        if core not in self.position.said:
+            self.position.said.append(core)
+            self.position.notes.append(message)
+            self.listener.say(message)
 
     def _context(self, phase: Phase) -> Context:
         draw = Draw(
@@ -235,7 +248,7 @@ class Trainer:
             epoch=self.position.epoch,
             num_epochs=self.schedule.epochs,
             trains=phase.trains,
-            say=self.listener.say,
+            say=self.say,
         )
 
     # -- epochs and commits ------------------------------------------------------------------
@@ -252,15 +265,14 @@ class Trainer:
             **figures,
             **position.figures,
             "images": position.images,
-            "notes": list(self.listener.notes),
+            "notes": position.notes,
             "phase_seconds": {name: round(s, 4) for name, s in position.phase_seconds.items()},
         }
         if self.fabric.is_global_zero:
             self.journal.append(row)
         self.listener.epoch(row)
-        self.listener.notes.clear()
         position.epoch, position.phase = position.epoch + 1, 0
-        position.figures, position.phase_seconds = {}, {}
+        position.figures, position.phase_seconds, position.notes = {}, {}, []
         if position.epoch == self.schedule.epochs:
             self.commit()
         else:
@@ -276,7 +288,16 @@ class Trainer:
             raise Interrupted
 
     def commit(self) -> None:
-        """Write a checkpoint of this very moment."""
+        """Write a checkpoint of this very moment.
+
+        Raises:
+            UserError: when the loss is no longer finite: such weights are not worth keeping.
+        """
+        for label, value in self.position.terms.items():
+            self._require_finite(label, float(self.ranks.sum(value)))
+        self.ledger.merge(self.ranks.world, self.ranks.sum)
+        for network in self.plain:
+            self.ranks.share_buffers(network)
         now = time.monotonic()
         self.position.seconds += now - self._clock
         self._clock = now

@@ -34,6 +34,9 @@ LATER = 100 * 2**20
 INPUT_COPIES = 6
 """Float32 copies of a batch's inputs at once: anchors, views, joined, shuffled, mixed, scaled."""
 
+TRIALS = (512, 1024)
+"""Batch sizes of the meta-device trials: activations then outweigh the weights' gradients."""
+
 
 def saved_bytes(network: nn.Module, shape: Sequence[int], batch: int = 4) -> float:
     """Bytes per sample that a forward keeps for its backward (float32).
@@ -60,13 +63,17 @@ def saved_bytes(network: nn.Module, shape: Sequence[int], batch: int = 4) -> flo
     return sum(seen.values()) / batch
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follow the storages made inside the block; `peak` is the most bytes live at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0
+
+    @staticmethod
+    def _gone(reference: StorageWeakRef) -> bool:
+        return bool(reference.expired())  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -81,8 +88,9 @@ class _Live(TorchDispatchMode):
             if isinstance(value, Tensor):
                 storage = value.untyped_storage()
                 if storage._cdata not in inputs:  # views and in-place results are not new
-                    self.held[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.held = {k: entry for k, entry in self.held.items() if not entry[0].expired()}
+                    reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                    self.held[storage._cdata] = (reference, storage.nbytes())
+        self.held = {k: entry for k, entry in self.held.items() if not self._gone(entry[0])}
         self.peak = max(self.peak, sum(size for _, size in self.held.values()))
         return result
 
@@ -98,15 +106,16 @@ def live_bytes(network: nn.Module, shape: Sequence[int], train: bool) -> float:
         train: forward and backward; else a forward without gradient.
     """
     trial = copy.deepcopy(network).to("meta").train(train)
-    peaks = []
-    for batch in (4, 12):
+    peaks: list[int] = []
+    for batch in TRIALS:
         trial.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(train), _Live() as live:
             outputs = trial(torch.empty(batch, *shape, device="meta"))
             if train:
-                torch.stack([value.float().sum() for value in outputs.values()]).sum().backward()
+                total = torch.stack([value.float().sum() for value in outputs.values()]).sum()
+                total.backward()  # type: ignore[no-untyped-call]
         peaks.append(live.peak)
-    return (peaks[1] - peaks[0]) / 8
+    return (peaks[1] - peaks[0]) / (TRIALS[1] - TRIALS[0])
 
 
 def available_bytes(device: torch.device) -> int | None:

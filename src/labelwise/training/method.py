@@ -95,13 +95,22 @@ class Sampling(ABC):
         """
 
 
-def full_batches(order: Tensor, batch_size: int) -> Tensor:
+def batch_rows(num_rows: int, batch_size: int, world: int) -> int:
+    """Rows of one global batch: `batch_size`, or all rows if there are fewer, in equal shares.
+
+    A number that the ranks cannot share equally is cut to one that they can.
+    """
+    size = min(batch_size, num_rows)
+    return max(world, size - size % world)
+
+
+def full_batches(order: Tensor, batch_size: int, world: int = 1) -> Tensor:
     """Cut row numbers into full batches (steps, B); the last is filled up from the first ones.
 
     Batches of one size keep batch statistics alike and never leave a single sample over. With
     fewer rows than a batch, the batch is all rows.
     """
-    size = min(batch_size, len(order))
+    size = batch_rows(len(order), batch_size, world)
     steps = -(-len(order) // size)
     return torch.cat([order, order[: steps * size - len(order)]]).view(steps, size)
 
@@ -113,7 +122,7 @@ class Everything(Sampling):
     def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
         """Permute all rows."""
         order = context.draw.permutation("order", len(context.store))
-        return {"all": full_batches(order, batch_size)}
+        return {"all": full_batches(order, batch_size, context.ranks.world)}
 
 
 @dataclass(frozen=True)
@@ -268,8 +277,12 @@ class Method(ABC):
         schedule = self.default_schedule(problem).override(given)
         if "warmup" not in given and given.keys() & {"epochs", "batch_size"}:
             schedule = schedule.with_warmup(problem.num_samples)
-        self.schedule = schedule
+        self.adopt(schedule)
         return self
+
+    def adopt(self, schedule: Schedule) -> None:
+        """Take a schedule."""
+        self.schedule = schedule
 
     @abstractmethod
     def phases(self, epoch: int) -> list[Phase]:
@@ -321,10 +334,14 @@ class Wrapper(Method):
         return self.base.default_schedule(problem)
 
     def bind(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Method:
-        """Bind the wrapper and its base to the same schedule."""
-        super().bind(problem, overrides)
+        """Bind the wrapper and what it wraps; both must take this kind of data."""
         self.base.bind(problem, overrides)
-        return self
+        return super().bind(problem, overrides)
+
+    def adopt(self, schedule: Schedule) -> None:
+        """Take a schedule, and give it to the base: loop and phases must agree on it."""
+        super().adopt(schedule)
+        self.base.adopt(schedule)
 
     @abstractmethod
     def wrap(self, step: Step) -> Step:

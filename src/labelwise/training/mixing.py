@@ -29,16 +29,13 @@ def mix_groups(
     """
     inputs = torch.cat([group.inputs for group in groups.values()])
     targets = torch.cat([group.targets for group in groups.values()])
-    world, rank = context.ranks.world, context.ranks.rank
+    world = context.ranks.world
     rows = len(inputs)
     partner = context.draw.permutation(purpose, rows * world)
     if world == 1:
         return mixup(inputs, targets, coefficient, partner)
-    # Row i of rank r stands at place i * world + r of the global batch, as `own_rows` deals them.
-    all_inputs = context.ranks.gather(inputs).transpose(0, 1).flatten(0, 1)
-    all_targets = context.ranks.gather(targets).transpose(0, 1).flatten(0, 1)
-    chosen = partner[rank::world]
+    chosen = context.ranks.own(partner)
     return (
-        coefficient * inputs + (1 - coefficient) * all_inputs[chosen],
-        coefficient * targets + (1 - coefficient) * all_targets[chosen],
+        coefficient * inputs + (1 - coefficient) * context.ranks.whole(inputs)[chosen],
+        coefficient * targets + (1 - coefficient) * context.ranks.whole(targets)[chosen],
     )

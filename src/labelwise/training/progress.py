@@ -11,26 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Silent:
-    """A listener that shows nothing and remembers what was said.
-
-    Attributes:
-        notes: messages since the last finished epoch, each once per run.
-    """
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self._said: set[str] = set()
+    """A listener that shows nothing."""
 
     def say(self, message: str) -> None:
-        """Remember a message; one that differs only in its epoch is not repeated."""
-        core = message.partition(": ")[2] if message.startswith("epoch ") else message
-        if core not in self._said:
-            self._said.add(core)
-            self.notes.append(message)
-            self.show(message)
-
-    def show(self, message: str) -> None:
-        """Print a message."""
+        """Tell the user something once."""
 
     def start(self, epochs: int, done: int) -> None:
         """Called before the first epoch."""
@@ -53,7 +37,6 @@ class Terminal(Silent):
     """
 
     def __init__(self, title: str) -> None:
-        super().__init__()
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -71,7 +54,7 @@ class Terminal(Silent):
         self._since = time.monotonic()
         self._rate = ""
 
-    def show(self, message: str) -> None:
+    def say(self, message: str) -> None:
         """Print a message above the bar."""
         self.console.print(f"  {message}", highlight=False)
 

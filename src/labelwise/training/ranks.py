@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,6 +51,24 @@ class Ranks:
 
         total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
         return total / self.world
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """The rows (B, ...) of every rank as the global batch (B · world, ...), no gradient.
+
+        Row i of rank r stands at place i · world + r, as `Draw.own_rows` deals them.
+        """
+        rows = rows.detach()
+        return rows if self.world == 1 else self.gather(rows).transpose(0, 1).flatten(0, 1)
+
+    def own(self, whole: Tensor) -> Tensor:
+        """This rank's rows of the global batch: the inverse of `whole`."""
+        return whole if self.world == 1 else whole[self.rank :: self.world]
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every rank the first one's buffers (batch statistics), which drift apart."""
+        if self.world > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def gather(self, value: Tensor) -> Tensor:
         """Stack a tensor of every rank to (world, *shape), without gradient."""
