@@ -205,7 +205,8 @@ def assemble(
     build = network_builder(config, train, method)
     networks = tuple(build(number) for number in range(method.num_peers))
     device = torch.device(config.device)
-    memory.require_memory(predict_memory(config, train, method, networks[0]), device)
+    num_test = 0 if test is None else len(test.data)
+    memory.require_memory(predict_memory(config, train, method, networks[0], num_test), device)
     store = Store.of(train, fabric.device)
     options = ViewOptions.of(train)
     fitting = {n: c.for_data(options) for n, c in views().items() if train.kind in c.kinds}
@@ -234,7 +235,7 @@ def assemble(
 
 
 def predict_memory(
-    config: RunConfig, train: Dataset, method: Method, network: nn.Module
+    config: RunConfig, train: Dataset, method: Method, network: nn.Module, num_test: int = 0
 ) -> dict[str, int]:
     """Predicted memory of a run by part, bytes."""
     per_sample = sum(
@@ -249,6 +250,7 @@ def predict_memory(
         rows,
         per_sample * method.num_peers,
         config.precision != "32-true",
+        num_test=num_test,
     )
 
 

@@ -34,6 +34,10 @@ LATER = 100 * 2**20
 INPUT_COPIES = 6
 """Float32 copies of a batch's inputs at once: anchors, views, joined, shuffled, mixed, scaled."""
 
+FRAGMENTS = 1.5
+"""Resident over live bytes of large evaluation blocks: the convolutions' scratch and what the
+allocator cannot fit into its holes. Calibrated by `benchmarks/memory.py`."""
+
 TRIALS = (512, 1024)
 """Batch sizes of the meta-device trials: activations then outweigh the weights' gradients."""
 
@@ -178,7 +182,7 @@ def predict_bytes(
     scale = 0.5 if mixed_precision else 1.0
     sample = 4 * math.prod(shape)
     train = rows * (live_bytes(network, shape, True) * scale + INPUT_COPIES * sample)
-    score = block * (live_bytes(network, shape, False) * scale + sample)
+    score = FRAGMENTS * block * (live_bytes(network, shape, False) * scale + sample)
     return {
         "process": max(0, resident_bytes() - stored),
         "later imports": LATER,
