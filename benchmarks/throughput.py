@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
-from labelwise import experiment
+from labelwise import experiment, outputs
 from labelwise.config import RunConfig
 from labelwise.data.store import Store, input_statistics
 from labelwise.models.build import NetworkSpec, build_network
@@ -546,10 +546,10 @@ def machine() -> dict[str, Any]:
     except (OSError, StopIteration):
         known = []
     return {
-        **experiment.hardware("cpu"),
+        **outputs.hardware("cpu"),
         "flags": [flag for flag in FLAGS if flag in known],
-        "versions": experiment.versions(),
-        "commit": experiment.commit(),
+        "versions": outputs.versions(),
+        "commit": outputs.commit(),
     }
 
 

@@ -10,7 +10,8 @@ import labelwise
 from labelwise.losses.classification import soft_cross_entropy
 from labelwise.selection.small_loss import small_loss_mask
 from labelwise.training.context import Context
-from labelwise.training.method import Groups, Method, Phase
+from labelwise.training.groups import Groups
+from labelwise.training.method import Method, Phase
 from labelwise.training.steps import Supervised, mean_over_views
 
 

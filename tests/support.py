@@ -25,9 +25,10 @@ from labelwise.rng import Draw
 from labelwise.training.checkpoint import Checkpoints
 from labelwise.training.context import Context
 from labelwise.training.engine import launch
+from labelwise.training.groups import Groups, add_views
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Trainer
-from labelwise.training.method import Groups, Method, Problem, Step, Wrapper, add_views
+from labelwise.training.method import Method, Problem, Step, Wrapper
 from labelwise.training.progress import Silent
 from labelwise.training.ranks import Ranks
 

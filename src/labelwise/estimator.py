@@ -21,9 +21,10 @@ from labelwise.config import RunConfig, Schedule, read_json
 from labelwise.data.files import write_json
 from labelwise.data.load import load
 from labelwise.errors import UserError
-from labelwise.experiment import Prepared, assemble, bind, describe, finish, prepare, resolve
+from labelwise.experiment import Prepared, assemble, bind, prepare, resolve
 from labelwise.methods import all_settings, parse_method
 from labelwise.models.stored import StoredModel, read_model
+from labelwise.outputs import describe, finish
 from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Interrupted

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import platform
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from labelwise.audit.evidence import (
-    audit_figures,
-    evidence_arrays,
-    gather_evidence,
-    labels_table,
-)
 from labelwise.augment.view import ViewOptions, views
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset, Source, Truth
-from labelwise.data.files import write_atomically, write_json
 from labelwise.data.load import load, split
 from labelwise.data.store import Store, input_statistics
 from labelwise.errors import UserError
@@ -46,9 +33,6 @@ from labelwise.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-LAST = 10
-"""Epochs whose mean is the "last" accuracy."""
 
 
 @dataclass(frozen=True)
@@ -251,148 +235,4 @@ def predict_memory(
         per_sample * method.num_peers,
         config.precision != "32-true",
         num_test=num_test,
-    )
-
-
-def describe(config: RunConfig, prepared: Prepared, method: Method) -> dict[str, Any]:
-    """The content of `config.json`: configuration, data, noise, versions and hardware."""
-    train = prepared.train
-    return {
-        "config": config.model_dump(),
-        "config_digest": config.digest(),
-        "data": {
-            "name": train.name,
-            "kind": train.kind,
-            "num_samples": len(train),
-            "shape": list(train.shape),
-            "classes": list(train.classes),
-            "num_test": 0 if prepared.test is None else len(prepared.test.data),
-            "truth_known": prepared.truth is not None,
-            "label_hash": train.label_hash(),
-            "notes": list(train.notes),
-        },
-        "noise": prepared.noise,
-        "citation": method.citation,
-        "versions": versions(),
-        "hardware": hardware(config.device),
-        "commit": commit(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for name in ("labelwise", "torch", "numpy", "lightning-fabric", "scikit-learn", "timm"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware(device: str) -> dict[str, Any]:
-    """The processor and accelerator, and how many threads are used."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration, IndexError):
-        pass
-    found: dict[str, Any] = {"cpu": name, "threads": torch.get_num_threads()}
-    if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def commit() -> str | None:
-    """The git commit of the package's source tree, or None when it is installed without one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def finish(
-    trainer: Trainer, prepared: Prepared, config: RunConfig, folder: RunFolder
-) -> dict[str, Any]:
-    """Audit the finished run and write labels, evidence, model and summary.
-
-    Returns:
-        The summary.
-    """
-    train, truth = prepared.train, prepared.truth
-    rows = trainer.journal.rows()
-    own = trainer.ledger["clean"] if trainer.method.scores_every_epoch else None
-    with trainer.fabric.autocast():
-        evidence = gather_evidence(trainer.plain, trainer.store, own)
-    table = labels_table(train, evidence, truth)
-    write_atomically(folder.labels, lambda file: table.to_parquet(file, index=False))
-    csv = folder.labels.with_suffix(".csv")
-    write_atomically(csv, lambda file: file.write(table.to_csv(index=False).encode()))
-    arrays = evidence_arrays(train, evidence)
-    write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-    save_model(trainer, train, config, folder)
-    summary = {
-        "method": config.method,
-        "seed": config.seed,
-        "data": train.name,
-        "num_samples": len(train),
-        "epochs": trainer.schedule.epochs,
-        **accuracy_figures(rows),
-        **audit_figures(train, evidence, truth),
-        "wall_seconds": round(trainer.position.seconds, 3),
-        "images_per_second": round(trainer.position.images / max(trainer.position.seconds, 1e-9)),
-        "peak_memory_bytes": peak_memory(config.device),
-        "notes": [*train.notes, *(note for row in rows for note in row.get("notes", []))],
-        "decisions": dict(trainer.ledger.decisions),
-        "mixture_fallback": evidence.fit.fallback if own is None else None,
-    }
-    write_json(folder.summary, summary)
-    return summary
-
-
-def accuracy_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Test accuracy: mean of the last epochs (the headline), best, and how many were averaged."""
-    accuracy = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
-    if not accuracy:
-        return {}
-    last = accuracy[-LAST:]
-    return {
-        "test_accuracy_last": float(np.mean(last)),
-        "test_accuracy_last_epochs": len(last),
-        "test_accuracy_best": float(max(accuracy)),
-    }
-
-
-def peak_memory(device: str) -> int:
-    """Largest memory used so far, bytes: of the device, or resident on a CPU."""
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def save_model(trainer: Trainer, train: Dataset, config: RunConfig, folder: RunFolder) -> None:
-    """Write the weights and what is needed to predict with them."""
-    folder.model.mkdir(exist_ok=True)
-    for number, network in enumerate(trainer.plain):
-        state = {name: value.cpu() for name, value in network.state_dict().items()}
-        path = folder.model / f"network-{number}.pt"
-        write_atomically(path, lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
-    spec = NetworkSpec(config.model, train.shape, train.num_classes)
-    write_json(
-        folder.model / "model.json",
-        {
-            "network": spec.to_json(),
-            "num_networks": len(trainer.plain),
-            "classes": list(train.classes),
-            "kind": train.kind,
-            "method": config.method,
-            "settings": config.settings,
-            "precision": config.precision,
-        },
     )

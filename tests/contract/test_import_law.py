@@ -19,7 +19,7 @@ LAYERS = (
     {"data", "noise", "models", "augment", "losses", "selection"},
     {"training"},
     {"audit", "methods", "pretraining"},
-    {"recipes", "experiment", "estimator", "benchmark"},
+    {"recipes", "experiment", "outputs", "estimator", "benchmark"},
     {"cli"},
     {"__main__"},
 )

@@ -24,8 +24,9 @@ from labelwise.models.build import NetworkSpec, build_backbone, build_network
 from labelwise.models.network import Backbone, Network
 from labelwise.rng import Draw
 from labelwise.training.context import Context
+from labelwise.training.groups import Groups
 from labelwise.training.loop import Trainer
-from labelwise.training.method import Groups, Method, Phase, Problem, Step, Wrapper
+from labelwise.training.method import Method, Phase, Problem, Step, Wrapper
 from support import (
     ExtraView,
     assert_same_tensors,

@@ -10,7 +10,8 @@ import torch
 
 from labelwise.methods import known_methods, parse_method
 from labelwise.training.engine import launch
-from labelwise.training.method import Group, Step, Wrapper
+from labelwise.training.groups import Group
+from labelwise.training.method import Step, Wrapper
 from support import build_trainer, tiny_images
 
 pytestmark = [

@@ -21,7 +21,8 @@ from labelwise.methods.coteaching_plus import CoTeachingPlusStep
 from labelwise.methods.dividemix import DivideMix, MixMatch
 from labelwise.methods.mixup import MixUpStep
 from labelwise.training.context import Context
-from labelwise.training.method import Group, Groups, Step
+from labelwise.training.groups import Group, Groups
+from labelwise.training.method import Step
 from labelwise.training.steps import Supervised
 from support import ExtraViewStep, bound, build_context, smooth_network, tiny_images
 

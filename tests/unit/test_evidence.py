@@ -235,10 +235,8 @@ def test_figures_with_truth_are_the_counts() -> None:
     truth = Truth(torch.tensor([1, 0, 0, 1, 0, 1, 0, 1]))  # the first two labels are wrong
     suspect = [True, False, True, False, False, False, False, False]
     quality = [0.1, 0.6, 0.2, 0.7, 0.8, 0.9, 0.95, 1.0]
-    figures = audit_figures(
-        data, by_hand(data, suspect, [1, 1, 1, 1, 0, 1, 0, 1], quality), truth
-    )
-    assert NEED_TRUTH < figures.keys()
+    figures = audit_figures(data, by_hand(data, suspect, [1, 1, 1, 1, 0, 1, 0, 1], quality), truth)
+    assert figures.keys() > NEED_TRUTH
     assert figures["realised_noise_rate"] == 2 / 8
     assert figures["num_suspects"] == 2
     assert figures["suspect_precision"] == 1 / 2

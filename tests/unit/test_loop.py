@@ -19,9 +19,11 @@ from labelwise.methods.coteaching import CoTeaching
 from labelwise.methods.dividemix import Divided, DivideMix
 from labelwise.rng import Draw
 from labelwise.training.context import Context
+from labelwise.training.groups import Groups
 from labelwise.training.loop import Interrupted, Trainer
-from labelwise.training.method import Everything, Groups, Method, Phase, full_batches
+from labelwise.training.method import Method, Phase
 from labelwise.training.ranks import Ranks
+from labelwise.training.sampling import Everything, full_batches
 from labelwise.training.steps import Supervised
 from support import (
     ExtraView,

@@ -13,7 +13,8 @@ from labelwise.config import MethodSettings, Schedule
 from labelwise.losses.classification import soft_cross_entropy
 from labelwise.training.context import Context
 from labelwise.training.deciding import Decide
-from labelwise.training.method import Groups, Method, Phase, Problem
+from labelwise.training.groups import Groups
+from labelwise.training.method import Method, Phase, Problem
 from labelwise.training.scoring import FitMixture, Score
 from labelwise.training.steps import Supervised, mean_over_views
 

@@ -15,7 +15,7 @@ from labelwise.methods.coteaching import (
     smallest,
 )
 from labelwise.training.context import Context
-from labelwise.training.method import Groups
+from labelwise.training.groups import Groups
 from labelwise.training.steps import mean_over_views
 
 

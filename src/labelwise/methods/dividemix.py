@@ -21,21 +21,13 @@ from labelwise.losses.classification import (
     soft_cross_entropy,
     squared_error,
 )
-from labelwise.rng import Draw
 from labelwise.selection.split import split_by_clean
 from labelwise.training.context import Context
 from labelwise.training.deciding import Decide
-from labelwise.training.method import (
-    Groups,
-    Method,
-    Phase,
-    Problem,
-    Sampling,
-    Step,
-    add_views,
-    batch_rows,
-)
+from labelwise.training.groups import Groups, add_views
+from labelwise.training.method import Method, Phase, Problem, Step
 from labelwise.training.mixing import mix_groups
+from labelwise.training.sampling import Sampling, batch_rows, deal
 from labelwise.training.scoring import FitMixture, Score
 from labelwise.training.steps import Supervised, mean_over_views
 
@@ -103,16 +95,9 @@ class Divided(Sampling):
         least = self.at_least * len(context.store) / min(batch_size, len(context.store))
         steps = math.ceil(max(len(split.labelled) / size, least))
         return {
-            "clean": _dealt(split.labelled, context.draw, "clean", steps, size),
-            "noisy": _dealt(split.unlabelled, context.draw, "noisy", steps, size),
+            "clean": deal(split.labelled, context.draw, "clean", steps, size),
+            "noisy": deal(split.unlabelled, context.draw, "noisy", steps, size),
         }
-
-
-def _dealt(rows: Tensor, draw: Draw, side: str, steps: int, size: int) -> Tensor:
-    """Deal rows (M) into full batches (steps, size), going round in fresh permutations."""
-    rounds = math.ceil(steps * size / len(rows))
-    order = [rows[draw.permutation(f"{side}/{turn}", len(rows))] for turn in range(rounds)]
-    return torch.cat(order)[: steps * size].view(steps, size)
 
 
 @dataclass(frozen=True)

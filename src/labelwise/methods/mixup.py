@@ -12,7 +12,8 @@ from labelwise.augment.mix import mix_coefficient
 from labelwise.config import MethodSettings
 from labelwise.losses.classification import soft_cross_entropy
 from labelwise.training.context import Context
-from labelwise.training.method import Groups, Method, Phase
+from labelwise.training.groups import Groups
+from labelwise.training.method import Method, Phase
 from labelwise.training.mixing import mix_groups
 from labelwise.training.steps import Supervised
 

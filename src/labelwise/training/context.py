@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,8 @@ from labelwise.errors import unknown
 from labelwise.models.network import Outputs
 from labelwise.rng import Draw
 from labelwise.training.evaluate import evaluating
+from labelwise.training.groups import Group
 from labelwise.training.ranks import Ranks
-
-if TYPE_CHECKING:
-    from labelwise.training.method import Group
 
 
 @dataclass(frozen=True)

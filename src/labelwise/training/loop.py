@@ -18,8 +18,9 @@ from labelwise.errors import UserError
 from labelwise.rng import Draw
 from labelwise.training.checkpoint import Checkpoints
 from labelwise.training.context import Context
+from labelwise.training.groups import Group, Groups
 from labelwise.training.journal import Journal
-from labelwise.training.method import Group, Groups, Method, Pass, Phase, Step
+from labelwise.training.method import Method, Pass, Phase, Step
 from labelwise.training.optim import build_optimiser, set_lr
 from labelwise.training.ranks import Ranks
 

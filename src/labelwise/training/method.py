@@ -1,4 +1,4 @@
-"""The nouns of the loop: Group, Step, Pass, Phase, Method and Wrapper.
+"""The nouns of the loop: Step, Pass, Phase, Method and Wrapper.
 
 A `Method` says what happens in each epoch as a list of `Phase`s; a phase draws samples by its
 `Sampling` and runs a `Step` on every batch, or runs a `Pass` once. The loop knows nothing else.
@@ -7,7 +7,7 @@ A `Method` says what happens in each epoch as a list of `Phase`s; a phase draws 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -19,46 +19,8 @@ from labelwise.data.dataset import Kind
 from labelwise.data.ledger import Column
 from labelwise.errors import UserError
 from labelwise.training.context import Context
-
-View = tuple[Tensor, Tensor]
-"""One view of a group: network input (B, *S) and soft target (B, K)."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """One side of a batch.
-
-    Args:
-        index: row numbers (B) int64 in the data set.
-        label: given labels (B) int64.
-        clean: P(given label is right) (B), from the ledger; ones before it was ever estimated.
-        anchor: unaugmented inputs (B, *S).
-        views: the inputs to learn from, each with its soft target. Any number of them: a wrapper
-            may append some, so no step may count on how many there are.
-    """
-
-    index: Tensor
-    label: Tensor
-    clean: Tensor
-    anchor: Tensor
-    views: tuple[View, ...] = ()
-
-    def adding(self, *views: View) -> Group:
-        """Return the group with further views."""
-        return replace(self, views=(*self.views, *views))
-
-    @property
-    def inputs(self) -> Tensor:
-        """All views' inputs (V·B, *S), view by view."""
-        return torch.cat([inputs for inputs, _ in self.views])
-
-    @property
-    def targets(self) -> Tensor:
-        """All views' soft targets (V·B, K), view by view."""
-        return torch.cat([target for _, target in self.views])
-
-
-Groups = Mapping[str, Group]
+from labelwise.training.groups import Groups
+from labelwise.training.sampling import Everything, Sampling
 
 
 class Step(ABC):
@@ -82,47 +44,6 @@ class Pass(ABC):
     @abstractmethod
     def run(self, context: Context) -> dict[str, float]:
         """Read networks and ledger, write the ledger, return figures for the epoch's log line."""
-
-
-class Sampling(ABC):
-    """Which samples a phase draws, and into which sides of the batch."""
-
-    @abstractmethod
-    def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
-        """Draw the whole phase: side -> row numbers (steps, B), equal on every rank.
-
-        All sides have the same number of steps; `batch_size` counts samples over all ranks.
-        """
-
-
-def batch_rows(num_rows: int, batch_size: int, world: int) -> int:
-    """Rows of one global batch: `batch_size`, or all rows if there are fewer, in equal shares.
-
-    A number that the ranks cannot share equally is cut to one that they can.
-    """
-    size = min(batch_size, num_rows)
-    return max(world, size - size % world)
-
-
-def full_batches(order: Tensor, batch_size: int, world: int = 1) -> Tensor:
-    """Cut row numbers into full batches (steps, B); the last is filled up from the first ones.
-
-    Batches of one size keep batch statistics alike and never leave a single sample over. With
-    fewer rows than a batch, the batch is all rows.
-    """
-    size = batch_rows(len(order), batch_size, world)
-    steps = -(-len(order) // size)
-    return torch.cat([order, order[: steps * size - len(order)]]).view(steps, size)
-
-
-@dataclass(frozen=True)
-class Everything(Sampling):
-    """Every sample once, in random order, on a single side called "all"."""
-
-    def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
-        """Permute all rows."""
-        order = context.draw.permutation("order", len(context.store))
-        return {"all": full_batches(order, batch_size, context.ranks.world)}
 
 
 @dataclass(frozen=True)
@@ -353,8 +274,3 @@ class Wrapper(Method):
             replace(phase, step=self.wrap(phase.step)) if isinstance(phase.step, Step) else phase
             for phase in self.base.phases(epoch)
         ]
-
-
-def add_views(groups: Groups, added: Mapping[str, Sequence[View]]) -> dict[str, Group]:
-    """Return the groups with `added[side]` appended to each side's views."""
-    return {side: group.adding(*added.get(side, ())) for side, group in groups.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labelwise.augment.mix import mixup
 from labelwise.training.context import Context
-from labelwise.training.method import Groups
+from labelwise.training.groups import Groups
 
 
 def mix_groups(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from labelwise.losses.classification import negative_entropy, one_hot, soft_cross_entropy
 from labelwise.training.context import Context
-from labelwise.training.method import Groups, Step, add_views
+from labelwise.training.groups import Groups, add_views
+from labelwise.training.method import Step
 
 
 @dataclass(frozen=True)
