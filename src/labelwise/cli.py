@@ -88,7 +88,9 @@ def listener_for(title: str, quiet: bool) -> Silent:
 @friendly
 def fit(
     data: Annotated[str, typer.Argument(help="digits, a folder, a .csv/.parquet, an .npz/.npy")],
-    method: Annotated[str, typer.Option(help="See `labelwise methods`.")] = "dividemix",
+    method: Annotated[
+        str | None, typer.Option(help="See `labelwise methods`; default dividemix.")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A whole configuration; see `labelwise recipes`.")
     ] = None,
@@ -143,7 +145,9 @@ def fit(
         from labelwise.recipes import apply_recipe
 
         options, settings, schedule = apply_recipe(recipe, options, settings, schedule)
-    folder = out or next_free(Path("runs"), f"{Path(data).stem}-{options['method']}")
+    options["method"] = options["method"] or "dividemix"
+    stem = Path(data).expanduser().resolve().stem
+    folder = out or next_free(Path("runs"), f"{stem}-{options['method']}")
     listener = listener_for(f"{options['method']} on {Path(data).name}", quiet or as_json)
     try:
         result = estimator.fit(
@@ -194,12 +198,13 @@ def predict(
     run: Annotated[Path, typer.Argument(help="The run folder.")],
     data: Annotated[str, typer.Argument(help="Images or embeddings; labels are not needed.")],
     out: Annotated[Path, typer.Option(help="A .csv or .parquet file.")],
+    on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
 ) -> None:
     """Classify new data with a finished run's model."""
     from labelwise.data.files import write_table
     from labelwise.estimator import load_run
 
-    table = load_run(run).predict(data)
+    table = load_run(run).predict(data, on_bad_image)  # type: ignore[arg-type]
     write_table(table, out)
     typer.echo(f"{len(table)} predictions in {out}")
 
@@ -259,7 +264,9 @@ def noise(
     data: Annotated[str, typer.Argument(help="The data source.")],
     noise: Annotated[str, typer.Option(help="KIND:RATE, such as symmetric:0.4")],
     out: Annotated[Path, typer.Option(help="A .csv or .parquet file of ids and labels.")],
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
+    on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
 ) -> None:
@@ -272,7 +279,14 @@ def noise(
     from labelwise.noise.parse import parse
 
     process = parse(noise)
-    source = load(data, label_column=label_column, image_size=image_size).data
+    source = load(
+        data,
+        label_column=label_column,
+        image_size=image_size,
+        limit=limit,
+        seed=seed,
+        on_bad_image=on_bad_image,  # type: ignore[arg-type]
+    ).data
     noisy = process.corrupt(source, seed)
     names = np.asarray(source.classes, dtype=object)
     table = pd.DataFrame(
@@ -346,9 +360,10 @@ def show_result(result: Result, as_json: bool) -> None:
     typer.echo(f"{summary['num_suspects']} of {total} labels look wrong", nl=False)
     typer.echo(f" (estimated noise rate {summary['estimated_noise_rate']:.1%}).")
     if "test_accuracy_last" in summary:
+        count = summary["test_accuracy_last_epochs"]
+        last = "the last epoch" if count == 1 else f"mean of the last {count} epochs"
         typer.echo(
-            f"Test accuracy {summary['test_accuracy_last']:.1%} (mean of the last "
-            f"{summary['test_accuracy_last_epochs']} epochs), "
+            f"Test accuracy {summary['test_accuracy_last']:.1%} ({last}), "
             f"best {summary['test_accuracy_best']:.1%}."
         )
     if "label_error_auroc" in summary:
@@ -366,6 +381,18 @@ def show_result(result: Result, as_json: bool) -> None:
 def _interrupted(folder: Path) -> None:
     typer.echo(f"stopped; continue with: labelwise resume {folder}", err=True)
     raise typer.Exit(130) from None
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Train on partly wrong labels, and find out which labels are wrong."""
+    if version:
+        from labelwise import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -35,9 +36,8 @@ class Strict(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{owner}: {where} = {first['input']!r} is not valid: {first['msg']}."
-            ) from None
+            shown = reprlib.repr(first["input"])
+            raise UserError(f"{owner}: {where} = {shown} is not valid: {first['msg']}.") from None
 
     def override(self, values: Mapping[str, Any], owner: str = "schedule") -> Self:
         """Return a copy with some fields replaced; None values are skipped."""

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,9 @@ from labelwise.audit.report import write_report
 from labelwise.config import RunConfig, Schedule, read_json
 from labelwise.data.files import write_json
 from labelwise.data.load import load
+from labelwise.data.source import OnBadImage
 from labelwise.errors import UserError
-from labelwise.experiment import Prepared, assemble, bind, prepare, resolve
+from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, bind, prepare, resolve
 from labelwise.methods import all_settings, parse_method
 from labelwise.models.stored import StoredModel, read_model
 from labelwise.outputs import describe, finish
@@ -59,7 +60,7 @@ class Result:
     def model(self) -> StoredModel:
         """The trained networks."""
         folder = RunFolder(self.path)
-        config = RunConfig.parse(read_json(folder.config)["config"], "config.json")
+        config = read_config(folder)[0]
         try:
             heads = parse_method(config.method, config.settings).heads
         except UserError:  # a method object of the caller's own: its extra heads cannot be known
@@ -71,20 +72,22 @@ class Result:
         """Class names in label order."""
         return self.model.classes
 
-    def predict_proba(self, data: Any) -> np.ndarray:
+    def predict_proba(self, data: Any, on_bad_image: OnBadImage = "error") -> np.ndarray:
         """Class probabilities (N, K) for images or embeddings in any form `fit` takes."""
-        return self._predict(data)[1]
+        return self._predict(data, on_bad_image)[1]
 
-    def predict(self, data: Any) -> pd.DataFrame:
+    def predict(self, data: Any, on_bad_image: OnBadImage = "error") -> pd.DataFrame:
         """Predictions for new data.
 
         Args:
-            data: arrays, a folder, a manifest, … ; labels are not needed.
+            data: arrays, a folder, a manifest, … ; labels are not needed. Images are brought to
+                the size and colours the model was trained on.
+            on_bad_image: "error" stops at unreadable images, "skip" leaves them out.
 
         Returns:
             One row per sample: `id`, `predicted_label`, `confidence`.
         """
-        ids, probability = self._predict(data)
+        ids, probability = self._predict(data, on_bad_image)
         names = np.asarray(self.classes, dtype=object)
         return pd.DataFrame(
             {
@@ -94,14 +97,17 @@ class Result:
             }
         )
 
-    def _predict(self, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, data: Any, on_bad_image: OnBadImage) -> tuple[np.ndarray, np.ndarray]:
         shape = self.model.shape
         images = len(shape) == 3
-        config = read_json(RunFolder(self.path).config)["config"]
+        given = tuple(getattr(data, "shape", ()))
+        if images and given in (shape, (*shape[1:], shape[0])):
+            raise UserError(f"{given} is a single image: pass a batch of one, images[None].")
+        config = read_config(RunFolder(self.path))[0]
         loaded = load(
             data,
-            image_size=shape[1] if images and shape[1] == shape[2] else config["image_size"],
-            on_bad_image=config["on_bad_image"],
+            image_size=shape[1] if images and shape[1] == shape[2] else config.image_size,
+            on_bad_image=on_bad_image,
             require_labels=False,
             channels=shape[0] if images else None,
         ).data
@@ -120,6 +126,8 @@ def fit(
     data: Any,
     labels: Any = None,
     *,
+    truth: Any = None,
+    test: Any = None,
     method: str | Method = "dividemix",
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -135,7 +143,9 @@ def fit(
     Args:
         data: "digits", a folder of class folders, a manifest, an .npz, or images and embeddings
             in memory: arrays or tensors (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D).
-        labels: labels (N) of data in memory, of any type.
+        labels: labels (N) of data in memory, of any type; class names are their text.
+        truth: true labels (N) of data in memory, where they are known; methods never see them.
+        test: a data source to test on, or a pair (inputs, labels) in memory.
         method: a name such as "dividemix", or a method object.
         out: the run folder; None makes one in the system's temporary folder.
         settings: method settings by name, such as ``{"lambda_u": 25}``.
@@ -144,11 +154,13 @@ def fit(
         batch_size: samples a step; None scales with the data.
         lr: learning rate.
         listener: shows progress; None is silent.
-        options: other fields of `RunConfig`: seed, model, noise, test, limit, label_column, …
+        options: other fields of `RunConfig`: seed, model, noise, limit, label_column, …
 
     Raises:
         UserError: anything the caller can mend; nothing is left half-written.
     """
+    if isinstance(method, type):
+        raise UserError(f"pass a method object, not the class: {method.__name__}().")
     in_memory = not isinstance(data, str | Path)
     fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, **(schedule or {})}
     given = {name: value for name, value in fields.items() if value is not None}
@@ -156,10 +168,11 @@ def fit(
     built = method if isinstance(method, Method) else None
     config = RunConfig.parse(
         {
-            "data": "(in memory)" if in_memory else str(data),
+            "data": IN_MEMORY if in_memory else str(data),
             "method": built.spec if built else method,
             "settings": all_settings(built) if built else dict(settings or {}),
             "schedule": given,
+            "test": test if test is None or isinstance(test, str) else described_as(test),
             **options,
         },
         "the run",
@@ -170,10 +183,11 @@ def fit(
         raise UserError("give settings to the method object itself, not beside it.")
     if config.devices > 1 and out is None:
         raise UserError("several processes need one --out folder that all of them know.")
-    target = None if out is None else RunFolder(Path(out))
+    target = None if out is None else RunFolder(Path(out).expanduser())
     if target is not None and first_process():
         target.require_free()  # before any data is read
-    prepared = prepare(config, data if in_memory else None, labels)
+    memory = InMemory(data, labels, truth, test) if in_memory else InMemory(None, test=test)
+    prepared = prepare(config, memory)
     built = bind(config, prepared.train, built)
     config = resolve(config, prepared.train, built)
     folder = target or RunFolder(Path(tempfile.mkdtemp(prefix="labelwise-")))
@@ -185,7 +199,13 @@ def fit(
 
 
 def resume(
-    path: str | Path, data: Any = None, labels: Any = None, *, listener: Silent | None = None
+    path: str | Path,
+    data: Any = None,
+    labels: Any = None,
+    *,
+    truth: Any = None,
+    test: Any = None,
+    listener: Silent | None = None,
 ) -> Result:
     """Continue an interrupted run to its end; a finished one is only returned.
 
@@ -193,26 +213,54 @@ def resume(
         path: the run folder.
         data: the data again, if they were in memory.
         labels: their labels again.
+        truth: their true labels again.
+        test: the test data again.
         listener: shows progress; None is silent.
 
     Raises:
         UserError: not a run folder, other data than before, or no whole checkpoint.
     """
     folder = RunFolder(Path(path))
-    described = read_json(folder.config)
-    config = RunConfig.parse(described["config"], "config.json")
-    if config.data == "(in memory)" and data is None:
+    config, described = read_config(folder)
+    if all(file.exists() for file in folder.outputs):
+        return Result(folder.path)
+    if config.data == IN_MEMORY and data is None:
         raise UserError("this run was given its data in memory: pass data and labels to resume.")
-    prepared = prepare(config, data, labels)
-    if prepared.train.label_hash() != described["data"]["label_hash"]:
-        raise UserError(
-            f"the labels of {config.data} are not those the run started with. Restore them, or "
-            "start a new run."
-        )
+    if config.test == IN_MEMORY and test is None:
+        raise UserError("this run was given its test data in memory: pass test to resume.")
+    prepared = prepare(config, InMemory(data, labels, truth, test))
+    hashes = {
+        "labels": (prepared.train.label_hash(), "label_hash"),
+        "inputs": (prepared.train.input_hash(), "input_hash"),
+    }
+    for name, (found, key) in hashes.items():
+        if found != described.get(key):
+            raise UserError(
+                f"the {name} of {config.data} are not those the run started with. Restore them, "
+                "or start a new run."
+            )
     method = bind(config, prepared.train)
     fabric = launch(config.device, config.devices, config.precision)
     with _owned(folder, fabric, new=False):
         return _run(config, prepared, method, folder, listener or Silent(), fabric)
+
+
+def read_config(folder: RunFolder) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration of a run and the description of its data, from `config.json`.
+
+    Raises:
+        UserError: when the file is missing or damaged.
+    """
+    described = read_json(folder.config)
+    for key in ("config", "data"):
+        if not isinstance(described.get(key), dict):
+            raise UserError(f"{folder.config} is damaged: its {key!r} is missing.")
+    return RunConfig.parse(described["config"], "config.json"), described["data"]
+
+
+def described_as(test: Any) -> str:
+    """How `config.json` names test data."""
+    return str(test) if isinstance(test, Path) else IN_MEMORY
 
 
 def load_run(path: str | Path) -> Result:
@@ -222,7 +270,7 @@ def load_run(path: str | Path) -> Result:
         UserError: when the folder holds no finished run.
     """
     folder = RunFolder(Path(path))
-    read_json(folder.config)
+    read_config(folder)
     if not folder.summary.exists():
         raise UserError(f"the run in {path} is not finished: `labelwise resume {path}`.")
     return Result(folder.path)
@@ -262,6 +310,7 @@ def _owned(folder: RunFolder, fabric: Fabric, new: bool) -> Iterator[None]:
         fabric.barrier()
         yield
         return
+    had = [path for path in (folder.path, folder.path.parent) if path.exists()]
     if new:
         folder.create()
     with folder.locked():
@@ -270,7 +319,7 @@ def _owned(folder: RunFolder, fabric: Fabric, new: bool) -> Iterator[None]:
             yield
         except UserError:
             if new:
-                _remove_if_empty(folder)
+                _remove_if_empty(folder, keep=had)
             raise
 
 
@@ -304,13 +353,20 @@ def stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _remove_if_empty(folder: RunFolder) -> None:
-    """Take away a run folder in which nothing was committed."""
+def _remove_if_empty(folder: RunFolder, keep: list[Path]) -> None:
+    """Take away a run folder in which nothing was committed, and the parent made for it.
+
+    Args:
+        folder: the run folder.
+        keep: folders that were there before the run.
+    """
     if folder.checkpoint.exists() or folder.metrics.exists():
         return
-    folder.config.unlink(missing_ok=True)
-    if folder.path.exists() and not any(folder.path.iterdir()):
-        folder.path.rmdir()
+    with suppress(OSError):  # the error that ended the run matters, not this one
+        folder.config.unlink(missing_ok=True)
+        for path in (folder.path, folder.path.parent):
+            if path not in keep and not any(path.iterdir()):
+                path.rmdir()
 
 
 __all__ = ["Interrupted", "Result", "fit", "load_run", "resume"]

@@ -52,17 +52,38 @@ class Prepared:
     noise: dict[str, Any] | None
 
 
-def prepare(config: RunConfig, data: Any = None, labels: Any = None) -> Prepared:
+IN_MEMORY = "(in memory)"
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Data that were handed over rather than named; None is read from the configuration.
+
+    Args:
+        data: training inputs.
+        labels: their given labels.
+        truth: their true labels.
+        test: test inputs and labels, as a pair.
+    """
+
+    data: Any = None
+    labels: Any = None
+    truth: Any = None
+    test: Any = None
+
+
+def prepare(config: RunConfig, memory: InMemory | None = None) -> Prepared:
     """Read, limit, plant noise, and set test data aside.
 
     Args:
         config: the run's configuration.
-        data: data in memory; None reads `config.data`.
-        labels: labels of data in memory.
+        memory: data handed over in memory.
     """
+    memory = memory or InMemory()
     source = load(
-        config.data if data is None else data,
-        labels=labels,
+        config.data if memory.data is None else memory.data,
+        labels=memory.labels,
+        truth=memory.truth,
         label_column=config.label_column,
         truth_column=config.truth_column,
         image_size=config.image_size,
@@ -83,13 +104,13 @@ def prepare(config: RunConfig, data: Any = None, labels: Any = None) -> Prepared
         }
     test: Source | None = None
     if config.test is not None:
-        test = load_test(config, source.data)
+        test = load_test(config, source.data, memory.test)
     elif source.truth is not None:
         source, test = split(source, seed=config.seed)
     return Prepared(source.data, source.truth, test, noise)
 
 
-def load_test(config: RunConfig, train: Dataset) -> Source:
+def load_test(config: RunConfig, train: Dataset, data: Any = None) -> Source:
     """Read the test data into the training data's classes and shape.
 
     Its labels come from the truth column, the label column or the usual names, whichever the
@@ -106,7 +127,7 @@ def load_test(config: RunConfig, train: Dataset) -> Source:
     for column in dict.fromkeys((config.truth_column, config.label_column, None)):
         try:
             test = load(
-                config.test,
+                config.test if data is None or isinstance(data, str) else data,
                 label_column=column,
                 image_size=size,
                 on_bad_image=config.on_bad_image,
@@ -117,13 +138,14 @@ def load_test(config: RunConfig, train: Dataset) -> Source:
             failure = failure or error
             continue
         if test.data.shape != train.shape:
+            images = train.kind == "images"
+            remedy = "Give an --image-size." if images else "Use the same embedding model for both."
             raise UserError(
                 f"the test data {config.test} have shape {test.data.shape}, the training data "
-                f"{train.shape}. Give an --image-size for both."
+                f"{train.shape}. {remedy}"
             )
         return test
-    assert failure is not None
-    raise failure
+    raise UserError(f"the test data {config.test}: {failure}")
 
 
 def bind(config: RunConfig, train: Dataset, method: Method | None = None) -> Method:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,7 +143,6 @@ def test_unreadable_images_stop_the_run_or_are_left_out(world: Path, tmp_path: P
     assert not {"ant/1.png", "ant/3.png"} & set(ids)
 
 
-@pytest.mark.xfail(strict=True, reason="the remedy is an option that predict does not have")
 def test_predict_leaves_out_unreadable_images_when_told_to(world: Path, tmp_path: Path) -> None:
     call(
         *("predict", world / "run", world / "bad", "--out", tmp_path / "p.csv"),
@@ -243,7 +243,6 @@ def test_mistakes_are_explained_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the parent `runs` stays behind, empty")
 def test_a_refused_run_leaves_no_folder_for_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,11 +259,13 @@ def test_a_file_in_the_way_of_out_is_left_alone(tmp_path: Path, below: str) -> N
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_run_in_use_is_not_written_to(world: Path) -> None:
+def test_a_run_in_use_is_not_written_to(world: Path, tmp_path: Path) -> None:
     outcome = call("fit", world / "photos", *QUICK, "--out", world / "run", fails=True)
     assert f"labelwise resume {world / 'run'}" in outcome.stderr
-    with RunFolder(world / "run").locked():
-        outcome = call("resume", world / "run", fails=True)
+    shutil.copytree(world / "run", tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()  # a finished run is not touched at all
+    with RunFolder(tmp_path / "run").locked():
+        outcome = call("resume", tmp_path / "run", fails=True)
     assert "another process is training" in outcome.stderr
 
 
@@ -291,7 +292,7 @@ def test_predict_writes_a_row_per_sample(world: Path, tmp_path: Path) -> None:
         ("embeddings.npz", "p.csv", "inputs of shape (1, 8, 8)"),
         ("nothere", "p.csv", "does not exist"),
         ("photos", "p.txt", "must end in .csv"),
-        ("photos", "none/p.csv", "No such file or directory"),
+        ("photos", "none/p.csv", "none does not exist: make it first"),
         ("bad", "p.csv", "image file is truncated"),
     ],
 )
@@ -315,7 +316,6 @@ def test_a_broken_configuration_is_named(tmp_path: Path, command: str, text: str
     assert "config.json" in call(command, tmp_path, fails=True).stderr
 
 
-@pytest.mark.xfail(strict=True, raises=(KeyError, TypeError), reason="keys are read unchecked")
 @pytest.mark.parametrize("text", ["{}", '{"config": null}'])
 def test_a_configuration_without_its_keys_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
@@ -505,7 +505,8 @@ def test_a_process_that_gets_ctrl_c_ends_with_130_and_can_be_resumed(
     words = ("fit", world / "embeddings.npz", *QUICK, "--epochs", "100000", "--out", tmp_path / "r")
     command = [sys.executable, "-c", "import labelwise.cli as c; c.main()", *map(str, words)]
     process = subprocess.Popen(
-        [*command, "--checkpoint-every", "0"],
+        # Fabric announces mixed precision by itself; nothing of it may be seen.
+        [*command, "--checkpoint-every", "0", "--precision", "bf16-mixed"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -101,7 +101,7 @@ def test_any_other_end_leaves_nothing_half_written(
 
 
 def test_a_missing_folder_and_a_folder_in_the_way_are_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file or directory"):
+    with pytest.raises(UserError, match="none does not exist: make it first"):
         write_atomically(tmp_path / "none" / "a", lambda file: file.write(b""))
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*taken: Is a directory"):

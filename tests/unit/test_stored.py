@@ -114,7 +114,6 @@ def test_weights_cut_short_are_named(folder: Path) -> None:
         read_model(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="pickle.UnpicklingError is not caught")
 def test_weights_of_another_kind_are_named(folder: Path) -> None:
     (folder / "network-0.pt").write_text("no weights")
     with pytest.raises(UserError, match=r"network-0\.pt is missing or damaged"):

@@ -189,6 +189,7 @@ def _require(path: Path) -> None:
 
 
 def _broken(path: Path, reason: str) -> UserError:
+    reason = reason.partition("\n")[0].rstrip(".")
     return UserError(
         f"{path} is broken: {reason}. Remove it and `labelwise resume {path.parent}`, or run again."
     )

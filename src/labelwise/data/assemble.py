@@ -99,7 +99,8 @@ def _check_ids(raw: Raw) -> None:
         twice = [repr(value) for value, number in counts.items() if number > 1]
         rows = np.flatnonzero(raw.ids == next(v for v, n in counts.items() if n > 1))
         raise UserError(
-            f"{raw.place}: {plural(len(twice), 'id')} occur more than once: "
+            f"{raw.place}: {plural(len(twice), 'id')} "
+            f"{'occurs' if len(twice) == 1 else 'occur'} more than once: "
             f"{few(twice, len(twice))} (the first at rows "
             f"{few((str(row) for row in rows), len(rows))}). Make ids unique, or drop the id "
             f"column to number the rows."

@@ -65,6 +65,10 @@ class Dataset:
         """SHA-256 of the given labels in row order: which labels a run was trained on."""
         return hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()
 
+    def input_hash(self) -> str:
+        """SHA-256 of the inputs in row order."""
+        return hashlib.sha256(self.inputs.contiguous().numpy().data).hexdigest()
+
     def with_labels(self, labels: Tensor) -> Dataset:
         """Return the same samples with other given labels."""
         return Dataset(

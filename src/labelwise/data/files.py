@@ -53,9 +53,11 @@ def explained(error: OSError, path: Path) -> UserError:
     """Turn an operating-system error at `path` into a message with a remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"the disk is full: {path} could not be written. Free some space and continue with "
-            "`labelwise resume`; nothing committed before is lost."
+            f"the disk is full: {path} could not be written. Free some space and run the command "
+            "again (`labelwise resume` for an interrupted run); nothing committed before is lost."
         )
+    if error.errno == errno.ENOENT and not path.parent.exists():
+        return UserError(f"the folder {path.parent} does not exist: make it first.")
     return UserError(f"cannot write {path}: {error.strerror or error}. Choose another folder.")
 
 

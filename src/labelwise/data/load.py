@@ -24,6 +24,7 @@ def load(
     data: str | Path | np.ndarray | Tensor | tuple[Any, ...] | list[Any],
     *,
     labels: object | None = None,
+    truth: object | None = None,
     label_column: str | None = None,
     truth_column: str | None = None,
     image_size: int | None = None,
@@ -41,6 +42,7 @@ def load(
             .npy file, an array or tensor (N, ...), a list of Pillow images, or a pair
             (inputs, labels).
         labels: N labels for data in memory (and .npy files).
+        truth: N true labels for data in memory, where they are known.
         label_column: column (or .npz key) of the given labels.
         truth_column: column (or .npz key) of the true labels.
         image_size: side in pixels, 4 to 1024, of the square every image is brought to (short
@@ -60,6 +62,7 @@ def load(
     """
     options = Options(
         labels=labels,
+        truth=truth,
         label_column=label_column,
         truth_column=truth_column,
         image_size=image_size,

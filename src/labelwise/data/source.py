@@ -24,6 +24,7 @@ class Options:
     """How a source is to be read; see `labelwise.data.load.load` for each field."""
 
     labels: object | None = None
+    truth: object | None = None
     label_column: str | None = None
     truth_column: str | None = None
     image_size: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,10 @@ def read_model(folder: Path, heads: HeadFactory | None = None) -> StoredModel:
         weights = folder / f"network-{number}.pt"
         try:
             network.load_state_dict(torch.load(weights, weights_only=True))
-        except (OSError, RuntimeError, EOFError, KeyError) as error:
-            raise UserError(f"{weights} is missing or damaged: {error}") from error
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0][:200]
+            raise UserError(
+                f"{weights} is missing or damaged ({reason}): run the training again."
+            ) from error
         networks.append(network.eval())
     return StoredModel(tuple(networks), classes, spec.shape)

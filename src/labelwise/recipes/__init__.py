@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from labelwise.errors import unknown
+from labelwise.errors import UserError, unknown
 from labelwise.recipes.recipe import Recipe
 
 
@@ -48,6 +48,11 @@ def apply_recipe(
         raise unknown("recipe", name, found)
     recipe = found[name]
     merged = dict(options)
+    if merged.get("method") not in (None, recipe.method):
+        raise UserError(
+            f"recipe {name!r} is for the method {recipe.method!r}: leave "
+            f"--method {merged['method']} away, or the recipe."
+        )
     merged["method"] = recipe.method
     if merged.get("model") == "auto":
         merged["model"] = recipe.model

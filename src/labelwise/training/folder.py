@@ -63,6 +63,13 @@ class RunFolder:
         """Resumable state."""
         return self.path / "checkpoint"
 
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """What a finished run has written."""
+        csv = self.labels.with_suffix(".csv")
+        model = self.model / "model.json"
+        return (self.labels, csv, self.evidence, model, self.summary, self.report)
+
     def _holds_something(self) -> bool:
         return any(child.suffix != ".part" for child in self.path.iterdir())
 

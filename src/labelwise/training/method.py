@@ -135,6 +135,8 @@ class Method(ABC):
         """Return the settings of a named preset."""
         from labelwise.errors import unknown
 
+        if not cls.presets:
+            raise UserError(f"{cls.name} has no presets: leave preset={name} away.")
         if name not in cls.presets:
             raise unknown(f"preset of {cls.name}", name, cls.presets)
         return cls.presets[name]

@@ -24,7 +24,7 @@ class Arrays(DataSource):
     """A NumPy array, a tensor, a list of Pillow images or arrays, or a pair (inputs, labels)."""
 
     name: ClassVar[str] = "arrays"
-    takes: ClassVar[frozenset[str]] = frozenset({"labels"})
+    takes: ClassVar[frozenset[str]] = frozenset({"labels", "truth"})
 
     @classmethod
     def matches(cls, data: object) -> bool:
@@ -48,6 +48,7 @@ class Arrays(DataSource):
             ids=ids,
             inputs=found if isinstance(found, np.ndarray) else _Pictures(found, ids),
             given=labels,
+            truth=options.truth,
             remedy="Pass them as labels=, one per input.",
         )
         return assemble(raw, options)
