@@ -239,7 +239,7 @@ def trainer_of(
         },
         "the benchmark",
     )
-    prepared = experiment.prepare(config, data[0], data[1])
+    prepared = experiment.prepare(config, experiment.InMemory(data[0], data[1]))
     bound = experiment.bind(config, prepared.train)
     config = experiment.resolve(config, prepared.train, bound)
     fabric = launch(config.device, 1, config.precision)

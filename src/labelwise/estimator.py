@@ -162,8 +162,9 @@ def fit(
     if isinstance(method, type):
         raise UserError(f"pass a method object, not the class: {method.__name__}().")
     in_memory = not isinstance(data, str | Path)
-    fields = {"epochs": epochs, "batch_size": batch_size, "lr": lr, **(schedule or {})}
-    given = {name: value for name, value in fields.items() if value is not None}
+    own = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    own = {name: value for name, value in own.items() if value is not None}
+    given = {**(schedule or {}), **own}
     Schedule.parse(given, "schedule")
     built = method if isinstance(method, Method) else None
     config = RunConfig.parse(

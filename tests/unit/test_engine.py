@@ -64,7 +64,7 @@ def test_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
 
 @pytest.mark.parametrize("has", [True, False])
 def test_precision_on_an_accelerator(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has)
     for shape in (LARGE, SMALL, ROWS):
         assert resolve_precision("auto", "cuda", shape) == ("bf16-mixed" if has else "16-mixed")
 

@@ -66,9 +66,16 @@ def input_statistics(inputs: Tensor, sample: int = 20_000) -> tuple[Tensor, Tens
         inputs: images (N, C, H, W) uint8, or embeddings (N, D) float32.
         sample: at most this many rows, evenly spaced, are read.
     """
-    stride = max(1, len(inputs) // sample)
-    part = inputs[::stride].float()
-    if inputs.dtype == torch.uint8:
-        part = part / 255.0
+    stride = -(-len(inputs) // sample)
     dims = (0, 2, 3) if inputs.ndim == 4 else (0,)
-    return part.mean(dims), part.std(dims, correction=0)
+    scale = 255.0 if inputs.dtype == torch.uint8 else 1.0
+    total = inputs.new_zeros(inputs.shape[1], dtype=torch.float64)
+    square, count = torch.zeros_like(total), 0
+    for block in torch.split(inputs[::stride], 512):  # small blocks: large images are many bytes
+        values = block.double() / scale
+        total += values.sum(dims)
+        square += values.square().sum(dims)
+        count += values.numel() // len(total)
+    mean = total / count
+    variance = (square / count - mean.square()).clamp_min(0)
+    return mean.float(), variance.sqrt().float()

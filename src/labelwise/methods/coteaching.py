@@ -40,9 +40,11 @@ class CoTeachingStep(Supervised):
 
     Args:
         ramp: min(t / T_k, 1), the part of τ that is forgotten in this epoch.
+        noise_rate: τ; None takes the one that was estimated, 0 before it was.
     """
 
     ramp: float = 1.0
+    noise_rate: float | None = None
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
         """Exchange small-loss selections between the two networks."""
@@ -72,7 +74,10 @@ class CoTeachingStep(Supervised):
 
     def keep(self, context: Context) -> float:
         """1 - R(t), the fraction of a batch to keep."""
-        return 1.0 - self.ramp * context.ledger.decisions.get("forget_rate", 0.0)
+        rate = self.noise_rate
+        if rate is None:
+            rate = context.ledger.decisions.get("forget_rate", 0.0)
+        return 1.0 - self.ramp * rate
 
 
 def smallest(loss: Tensor, keep: float, among: Tensor | None = None) -> Tensor:
@@ -97,7 +102,9 @@ class CoTeaching(Method):
 
     Differences from the paper:
         1. Where the noise rate τ is not given, it is estimated after the first warm-up epochs
-           from the mixture over losses; the paper takes it as known.
+           from the mixture over losses; the paper takes it as known. Nothing is forgotten until
+           then, and as the ramp counts from the first epoch, it is complete by then with
+           T_k = warm-up.
         2. Optimiser and schedule are this package's (SGD), not Adam over 200 epochs.
     """
 
@@ -128,7 +135,9 @@ class CoTeaching(Method):
 
     def step(self, epoch: int) -> CoTeachingStep:
         """The step of an epoch."""
-        return CoTeachingStep(view=self.settings.view, ramp=self.ramp(epoch))
+        return CoTeachingStep(
+            view=self.settings.view, ramp=self.ramp(epoch), noise_rate=self.settings.noise_rate
+        )
 
     def ramp(self, epoch: int) -> float:
         """min(t / T_k, 1)."""
@@ -139,11 +148,8 @@ class CoTeaching(Method):
     def phases(self, epoch: int) -> list[Phase]:
         """Estimate τ once, early; then one pass with both networks."""
         phases = [Phase("train", self.step(epoch), trains=(0, 1))]
-        if self.settings.noise_rate is not None:
-            if epoch == 0:
-                given = (("forget_rate", self.settings.noise_rate),)
-                phases.insert(0, Phase("decide", Decide(forget_rate_rule, given)))
-        elif epoch == min(self.schedule.warmup, self.schedule.epochs - 1):
+        first = min(max(1, self.schedule.warmup), self.schedule.epochs - 1)
+        if self.settings.noise_rate is None and epoch == first:
             phases[:0] = [
                 Phase("score", Score()),
                 Phase("mixture", FitMixture()),

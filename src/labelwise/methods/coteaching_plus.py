@@ -79,4 +79,6 @@ class CoTeachingPlus(CoTeaching):
         initial = self.settings.initial_epochs
         initial = self.schedule.warmup if initial is None else initial
         kind = CoTeachingStep if epoch < initial else CoTeachingPlusStep
-        return kind(view=self.settings.view, ramp=self.ramp(epoch))
+        return kind(
+            view=self.settings.view, ramp=self.ramp(epoch), noise_rate=self.settings.noise_rate
+        )

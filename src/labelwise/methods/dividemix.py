@@ -189,6 +189,23 @@ def settings_rule(rate: float, num_classes: int) -> dict[str, float]:
     }
 
 
+def paper_settings(lambda_u: float, severe: bool = False) -> dict[str, float]:
+    """The paper's settings of a noise level, without the additions of this package.
+
+    Args:
+        lambda_u: weight of the unlabelled loss.
+        severe: 90 % noise, which takes a higher threshold and five epochs of losses.
+    """
+    return {
+        "lambda_u": lambda_u,
+        "threshold": 0.6 if severe else 0.5,
+        "loss_window": WINDOW if severe else 1,
+        "ramp_epochs": 16,
+        "at_least": 0,
+        "revive": 0,
+    }
+
+
 class DivideMix(Method):
     """Two networks divide the data for each other and learn semi-supervised from the division.
 
@@ -200,7 +217,8 @@ class DivideMix(Method):
         3. Every batch is full, and an epoch has at least N / (2 · batch size) steps: where few
            labels are trusted the labelled side goes round, so that a run's length does not
            depend on the noise. `at_least=0` gives the paper's epochs.
-        4. The clean posterior is monotone in the loss, and both sides and every class are kept
+        4. The ramp of λ_u rises once an epoch, not with every step.
+        5. The clean posterior is monotone in the loss, and both sides and every class are kept
            alive by stated rules (`labelwise.selection`); `revive=0` leaves starving classes alone.
     """
 
@@ -219,20 +237,15 @@ class DivideMix(Method):
         "cifar100 symmetric 90": 31.0,
     }
     presets: ClassVar = {
-        "cifar10-symmetric-20": {"lambda_u": 0, "threshold": 0.5, "loss_window": 1},
-        "cifar10-symmetric-50": {"lambda_u": 25, "threshold": 0.5, "loss_window": 1},
-        "cifar10-symmetric-80": {"lambda_u": 25, "threshold": 0.5, "loss_window": 1},
-        "cifar10-symmetric-90": {"lambda_u": 50, "threshold": 0.6, "loss_window": 5},
-        "cifar10-asymmetric-40": {
-            "lambda_u": 0,
-            "threshold": 0.5,
-            "loss_window": 1,
-            "confidence_penalty": 1.0,
-        },
-        "cifar100-symmetric-20": {"lambda_u": 25, "threshold": 0.5, "loss_window": 1},
-        "cifar100-symmetric-50": {"lambda_u": 150, "threshold": 0.5, "loss_window": 1},
-        "cifar100-symmetric-80": {"lambda_u": 150, "threshold": 0.5, "loss_window": 1},
-        "cifar100-symmetric-90": {"lambda_u": 150, "threshold": 0.6, "loss_window": 5},
+        "cifar10-symmetric-20": paper_settings(lambda_u=0),
+        "cifar10-symmetric-50": paper_settings(lambda_u=25),
+        "cifar10-symmetric-80": paper_settings(lambda_u=25),
+        "cifar10-symmetric-90": paper_settings(lambda_u=50, severe=True),
+        "cifar10-asymmetric-40": {**paper_settings(lambda_u=0), "confidence_penalty": 1.0},
+        "cifar100-symmetric-20": paper_settings(lambda_u=25),
+        "cifar100-symmetric-50": paper_settings(lambda_u=150),
+        "cifar100-symmetric-80": paper_settings(lambda_u=150),
+        "cifar100-symmetric-90": paper_settings(lambda_u=150, severe=True),
     }
     Settings = DivideMixSettings
     settings: DivideMixSettings
@@ -310,5 +323,5 @@ class DivideMix(Method):
             num_views=self.settings.num_views,
             temperature=self.settings.temperature,
             alpha=self.settings.alpha,
-            ramp=linear_ramp(age, length) if length else 1.0,
+            ramp=linear_ramp(age, length),
         )

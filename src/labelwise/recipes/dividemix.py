@@ -26,7 +26,7 @@ def cell(preset: str) -> Recipe:
         method="dividemix",
         summary=f"DivideMix on {data.upper()} with {percent} % {kind} noise, 300 epochs",
         noise=f"{kind}:{int(percent) / 100:g}",
-        settings={**DivideMix.presets[preset], "ramp_epochs": 16},
+        settings=dict(DivideMix.presets[preset]),
         schedule={**SCHEDULE, "warmup": WARMUP[data]},
         paper_accuracy=number,
     )

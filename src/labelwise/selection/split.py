@@ -17,7 +17,8 @@ class Split:
     """Two sides of a data set.
 
     Args:
-        labelled: rows (L) int64, ascending, whose label is used.
+        labelled: rows (L) int64, ascending, whose label is used, as far as their clean
+            probability trusts it: the rules below move rows, they change no probability.
         unlabelled: rows (U) int64, ascending, whose label is ignored.
         fallback: None, or in plain words which rules changed the plain threshold.
     """

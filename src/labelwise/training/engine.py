@@ -6,7 +6,7 @@ import ctypes
 import logging
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,7 +42,9 @@ def resolve_precision(precision: str, device: str, shape: tuple[int, ...]) -> st
             raise unknown("precision", precision, ("auto", *PRECISIONS))
         return precision
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        )
     large = min(shape[1:]) >= 16 if len(shape) == 3 else shape[0] >= 256
     return "bf16-mixed" if large and cpu_has_bf16() else "32-true"
 
@@ -80,7 +82,18 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
         precision: resolved precision.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.precision import MixedPrecision, Precision
     from lightning_fabric.strategies.ddp import DDPStrategy
+
+    class Autocast(MixedPrecision):
+        """Autocast alone: inputs reach the network as they are and are normalised in float32."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    plugin = (
+        Precision() if precision == "32-true" else Autocast(precision=precision, device=device)  # type: ignore[arg-type]
+    )
 
     if device == "cpu":
         keep_freed_memory()
@@ -92,7 +105,7 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
             accelerator=device,
             devices=devices,
             strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
+            plugins=[plugin],
         )
         if devices > 1:
             fabric.launch()
