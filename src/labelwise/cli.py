@@ -113,7 +113,7 @@ def fit(
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between commits.")] = 15.0,
     assign: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting: lambda_u=25, sanm.ratio=0.1, schedule.decay=cosine"),
+        typer.Option("--set", help="A setting: lambda_u=25, schedule.decay=cosine; repeatable."),
     ] = None,
     out: Out = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,

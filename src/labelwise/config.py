@@ -118,7 +118,7 @@ class RunConfig(Strict):
     """
 
     data: str = Field(description="the data source as given")
-    method: str = Field("dividemix", description="method, with wrappers in front: sanm+dividemix")
+    method: str = Field("dividemix", description="method; wrappers stand in front with a plus")
     settings: dict[str, Any] = Field(default_factory=dict, description="method settings")
     schedule: dict[str, Any] = Field(default_factory=dict, description="schedule fields set")
     model: str = Field("auto", description="backbone: labelwise's or any timm name")

@@ -169,11 +169,11 @@ def fit(
     built = method if isinstance(method, Method) else None
     config = RunConfig.parse(
         {
-            "data": IN_MEMORY if in_memory else str(data),
+            "data": IN_MEMORY if in_memory else place(data),
             "method": built.spec if built else method,
             "settings": all_settings(built) if built else dict(settings or {}),
             "schedule": given,
-            "test": test if test is None or isinstance(test, str) else described_as(test),
+            "test": None if test is None else place(test),
             **options,
         },
         "the run",
@@ -206,6 +206,7 @@ def resume(
     *,
     truth: Any = None,
     test: Any = None,
+    method: Method | None = None,
     listener: Silent | None = None,
 ) -> Result:
     """Continue an interrupted run to its end; a finished one is only returned.
@@ -216,6 +217,7 @@ def resume(
         labels: their labels again.
         truth: their true labels again.
         test: the test data again.
+        method: the method object again, where it is one of your own that discovery cannot find.
         listener: shows progress; None is silent.
 
     Raises:
@@ -240,7 +242,7 @@ def resume(
                 f"the {name} of {config.data} are not those the run started with. Restore them, "
                 "or start a new run."
             )
-    method = bind(config, prepared.train)
+    method = bind(config, prepared.train, method)
     fabric = launch(config.device, config.devices, config.precision)
     with _owned(folder, fabric, new=False):
         return _run(config, prepared, method, folder, listener or Silent(), fabric)
@@ -259,9 +261,12 @@ def read_config(folder: RunFolder) -> tuple[RunConfig, dict[str, Any]]:
     return RunConfig.parse(described["config"], "config.json"), described["data"]
 
 
-def described_as(test: Any) -> str:
-    """How `config.json` names test data."""
-    return str(test) if isinstance(test, Path) else IN_MEMORY
+def place(data: Any) -> str:
+    """How `config.json` names data: a file by its whole path, so that any folder can resume."""
+    if not isinstance(data, str | Path):
+        return IN_MEMORY
+    path = Path(data).expanduser()
+    return str(path.resolve()) if str(data).strip() and path.exists() else str(data)
 
 
 def load_run(path: str | Path) -> Result:
@@ -292,6 +297,10 @@ def _run(
         with stopping() as stop:
             trainer.should_stop = stop.is_set
             trainer.train()
+    except Interrupted as stop_asked:
+        stop_asked.path = folder.path
+        stop_asked.args = (f"stopped; continue with labelwise.resume({str(folder.path)!r})",)
+        raise
     finally:
         listener.close()
     if fabric.is_global_zero:

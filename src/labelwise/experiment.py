@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -248,7 +249,7 @@ def predict_memory(
         torch.empty((), dtype=column.dtype).element_size() * int(np.prod(column.shape, dtype=int))
         for column in method.all_columns()
     )
-    rows = method.schedule.batch_size * method.rows_per_sample
+    rows = math.ceil(method.schedule.batch_size / config.devices) * method.rows_per_sample
     return memory.predict_bytes(
         network,
         method.num_peers,

@@ -105,9 +105,8 @@ def finish(
     """
     train, truth = prepared.train, prepared.truth
     rows = trainer.journal.rows()
-    own = trainer.ledger["clean"] if trainer.method.scores_every_epoch else None
     with trainer.fabric.autocast():
-        evidence = gather_evidence(trainer.plain, trainer.store, own)
+        evidence = gather_evidence(trainer.plain, trainer.store)
     table = labels_table(train, evidence, truth)
     write_table(table, folder.labels)
     write_table(table, folder.labels.with_suffix(".csv"))
@@ -127,7 +126,7 @@ def finish(
         "peak_memory_bytes": peak_memory(config.device),
         "notes": [*train.notes, *(note for row in rows for note in row.get("notes", []))],
         "decisions": dict(trainer.ledger.decisions),
-        "mixture_fallback": evidence.fit.fallback if own is None else None,
+        "mixture_fallback": evidence.fallback,
     }
     write_json(folder.summary, summary)
     return summary

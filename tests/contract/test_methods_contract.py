@@ -296,7 +296,6 @@ def test_wrapper_speaks_for_its_base(spec: str) -> None:
     assert wrapped.spec == f"extra-view+{base.spec}"
     assert wrapped.num_peers == base.num_peers
     assert wrapped.rows_per_sample == base.rows_per_sample + 1
-    assert wrapped.scores_every_epoch == base.scores_every_epoch
     names = [column.name for column in wrapped.all_columns()]
     own = [column.name for column in base.columns()]
     assert set(own) < set(names)

@@ -99,6 +99,7 @@ def interrupted(folder: Path, fabric: Any) -> dict[str, Any]:
             should_stop=lambda: last and next(asked) == stop_at,
         )
         # That only the first rank may rewrite the journal has a test beside the loop's.
+        made.vote_every = 1
         made.journal = Journal(folder / f"metrics-{fabric.global_rank}.jsonl")
         return made
 

@@ -11,7 +11,7 @@ from labelwise.discovery import discover
 from labelwise.errors import UserError
 from labelwise.selection.mixture import MIN_SAMPLES, TRUST_FLOOR, Mixture, mixture
 from labelwise.selection.noise_rate import estimate_noise_rate
-from labelwise.selection.small_loss import forget_rate, small_loss_mask
+from labelwise.selection.small_loss import small_loss_mask
 
 torch.set_num_threads(1)
 KINDS = sorted(discover("labelwise.selection", Mixture))
@@ -211,11 +211,3 @@ def test_small_loss_ties_and_non_finite() -> None:
     assert small_loss_mask(torch.empty(0), 0.5).shape == (0,)
     with pytest.raises(UserError, match="fraction to keep"):
         small_loss_mask(loss, 1.5)
-
-
-def test_forget_rate_ramps_linearly() -> None:
-    rates = [forget_rate(epoch, 0.4, 10) for epoch in (0, 5, 10, 50)]
-    assert rates == pytest.approx([0.0, 0.2, 0.4, 0.4])
-    assert forget_rate(0, 0.4, 0) == 0.4
-    with pytest.raises(UserError, match="noise rate"):
-        forget_rate(0, 1.0)

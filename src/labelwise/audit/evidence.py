@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from labelwise.data.dataset import Dataset, Truth
 from labelwise.data.store import Store
 from labelwise.selection.mixture import MixtureFit, mixture
+from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.training.evaluate import evaluating
 
 WORST = 60
@@ -35,7 +36,8 @@ class Evidence:
         confidence: mean probability of the suggested label (N).
         suspect: whether the given label looks wrong (N) bool.
         loss: mean over networks of the cross-entropy of the given label (N), nats.
-        fit: mixture fitted to `loss`.
+        fit: mixture fitted to `loss`, for the picture.
+        fallback: which guard rail took over in the fits that give the quality, or None.
         worst: rows of the lowest-quality labels, worst first (at most `WORST`).
         neighbours: nearest other samples of each of them in feature space (W, 3).
         similarity: cosine similarity of each neighbour (W, 3).
@@ -48,22 +50,19 @@ class Evidence:
     suspect: Tensor
     loss: Tensor
     fit: MixtureFit
+    fallback: str | None
     worst: Tensor
     neighbours: Tensor
     similarity: Tensor
 
 
 @torch.no_grad()
-def gather_evidence(
-    networks: Sequence[nn.Module], store: Store, clean: Tensor | None, block: int = 1024
-) -> Evidence:
+def gather_evidence(networks: Sequence[nn.Module], store: Store, block: int = 1024) -> Evidence:
     """Score every sample once more with the final networks and say what they think of its label.
 
     Args:
         networks: the trained networks.
         store: training inputs and given labels.
-        clean: the method's own clean probability (P, N) if it keeps one up to date; None takes
-            the mixture over the final losses.
         block: batch size.
     """
     with evaluating(networks):
@@ -71,9 +70,10 @@ def gather_evidence(
             _score(networks, store.plain(index), store.labels[index])
             for index in store.blocks(block)
         ]
-    loss, own, predicted, top = (torch.cat(column) for column in zip(*parts, strict=True))
+    losses, own, predicted, top = (torch.cat(column) for column in zip(*parts, strict=True))
+    quality, fallback = label_quality(losses)
+    loss = losses.mean(1)
     fit = mixture("gaussian").fit(loss)
-    quality = fit.clean if clean is None else clean.mean(0)
     # Many posteriors are exactly 0 or 1: the probability of the given label orders those.
     order = torch.argsort(quality + 1e-3 * own, stable=True)
     suspect = (quality < 0.5) & (predicted != store.labels)
@@ -82,17 +82,41 @@ def gather_evidence(
     worst = order[:WORST]
     neighbours, similarity = nearest(networks, store, worst, block)
     return Evidence(
-        quality, predicted, suggested, confidence, suspect, loss, fit, worst, neighbours, similarity
+        quality=quality,
+        predicted=predicted,
+        suggested=suggested,
+        confidence=confidence,
+        suspect=suspect,
+        loss=loss,
+        fit=fit,
+        fallback=fallback,
+        worst=worst,
+        neighbours=neighbours,
+        similarity=similarity,
     )
+
+
+def label_quality(losses: Tensor) -> tuple[Tensor, str | None]:
+    """P(given label is right): each network's mixture posterior, averaged over the networks.
+
+    Args:
+        losses: cross-entropy of the given label by each network (N, P), nats.
+
+    Returns:
+        The quality (N), and which guard rail took over in one of the fits, or None.
+    """
+    fits = [mixture("gaussian").fit(column) for column in losses.T]
+    fallback = next((fit.fallback for fit in fits if fit.fallback), None)
+    return torch.stack([fit.clean for fit in fits]).mean(0), fallback
 
 
 def _score(
     networks: Sequence[nn.Module], inputs: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean loss, probability of the given label, prediction and its probability; each (B)."""
+    """Losses (B, P); the given label's mean probability, the prediction and its own, each (B)."""
     logits = torch.stack([network(inputs)["classes"].float() for network in networks])
     given = labels[None, :, None].expand(len(networks), -1, 1)
-    loss = -logits.log_softmax(2).gather(2, given)[..., 0].mean(0)
+    loss = -logits.log_softmax(2).gather(2, given)[..., 0].T
     probability = logits.softmax(2).mean(0)
     top, predicted = probability.max(1)
     return loss, probability.gather(1, labels[:, None])[:, 0], predicted, top
@@ -149,7 +173,7 @@ def labels_table(data: Dataset, evidence: Evidence, truth: Truth | None) -> pd.D
 def audit_figures(data: Dataset, evidence: Evidence, truth: Truth | None) -> dict[str, Any]:
     """Totals of the audit; the figures that need truth are left out where it is not known."""
     figures: dict[str, Any] = {
-        "estimated_noise_rate": float(1 - evidence.quality.mean()),
+        "estimated_noise_rate": float(estimate_noise_rate(evidence.quality)),
         "num_suspects": int(evidence.suspect.sum()),
     }
     if truth is None:

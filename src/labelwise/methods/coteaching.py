@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from labelwise.config import MethodSettings, Schedule
 from labelwise.losses.classification import soft_cross_entropy
+from labelwise.selection.small_loss import small_loss_mask
 from labelwise.training.context import Context
 from labelwise.training.deciding import Decide
 from labelwise.training.groups import Groups
@@ -68,9 +68,9 @@ class CoTeachingStep(Supervised):
     def select(
         self, context: Context, groups: Groups, losses: list[Tensor], logits: list[Tensor]
     ) -> list[Tensor]:
-        """Weights of 0 or 1 that each network *offers to its peer*, for the global batch."""
+        """Masks of what each network *offers to its peer*, for the global batch."""
         del groups, logits
-        return [smallest(context.ranks.whole(loss), self.keep(context)) for loss in losses]
+        return [small_loss_mask(context.ranks.whole(loss), self.keep(context)) for loss in losses]
 
     def keep(self, context: Context) -> float:
         """1 - R(t), the fraction of a batch to keep."""
@@ -78,17 +78,6 @@ class CoTeachingStep(Supervised):
         if rate is None:
             rate = context.ledger.decisions.get("forget_rate", 0.0)
         return 1.0 - self.ramp * rate
-
-
-def smallest(loss: Tensor, keep: float, among: Tensor | None = None) -> Tensor:
-    """Weight 1.0 for the `keep` fraction of smallest losses (B), of those marked by `among`.
-
-    At least one of the marked is kept. Nothing is read back to the host.
-    """
-    marked = torch.ones_like(loss, dtype=torch.bool) if among is None else among
-    rank = torch.where(marked, loss, torch.inf).argsort(stable=True).argsort(stable=True)
-    count = (keep * marked.sum() + 1e-6).floor().clamp_min(1)
-    return ((rank < count) & marked).to(loss.dtype)
 
 
 def forget_rate_rule(rate: float, num_classes: int) -> dict[str, float]:

@@ -52,10 +52,10 @@ class MixUp(Method):
         "Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, arXiv 1710.09412"
     )
     paper_numbers: ClassVar = {
-        "cifar10 symmetric 20": 95.6,
-        "cifar10 symmetric 50": 87.1,
-        "cifar10 symmetric 80": 71.6,
-        "cifar10 symmetric 90": 52.2,
+        "cifar10 symmetric 20 best": 95.6,
+        "cifar10 symmetric 50 best": 87.1,
+        "cifar10 symmetric 80 best": 71.6,
+        "cifar10 symmetric 90 best": 52.2,
     }
     presets: ClassVar = {
         "clean": {"alpha": 1.0},

@@ -21,7 +21,7 @@ WARMUP = {"cifar10": 10, "cifar100": 30}  # epochs
 def cell(preset: str) -> Recipe:
     """The recipe of one table cell, such as "cifar10-symmetric-50"."""
     data, kind, percent = preset.split("-")
-    number = DivideMix.paper_numbers.get(f"{data} {kind} {percent}")
+    number = DivideMix.paper_numbers.get(f"{data} {kind} {percent} last")
     return Recipe(
         method="dividemix",
         summary=f"DivideMix on {data.upper()} with {percent} % {kind} noise, 300 epochs",

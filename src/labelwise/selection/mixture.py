@@ -80,7 +80,7 @@ class Mixture(ABC):
     tolerance: float
     """EM stops when the mean log-likelihood changes by less; 0 runs all iterations."""
 
-    def fit(self, losses: Tensor) -> MixtureFit:
+    def fit(self, losses: Tensor, single_mode: bool = True) -> MixtureFit:
         """Fit the mixture and return every sample's clean probability.
 
         The posterior `w` of the low component is made monotone: with `p` the midpoint of the two
@@ -94,7 +94,8 @@ class Mixture(ABC):
         1. A non-finite loss gives `clean = 0` and takes no part in the fit.
         2. Fewer than `MIN_SAMPLES` finite losses, or losses that are practically equal: not fitted.
         3. A component with fewer than `MIN_COMPONENT` samples: there is no second group.
-        4. A single mode: the Bayesian information criterion prefers one component to two.
+        4. A single mode: the Bayesian information criterion prefers one component to two. Only
+           with `single_mode`; without it such losses are divided all the same, as the papers do.
 
         In cases 2-4 the losses hold no evidence for wrong labels, so every label is trusted:
         `clean` falls linearly with the rank of the loss, from 1 to `TRUST_FLOOR`. The order stays
@@ -102,6 +103,9 @@ class Mixture(ABC):
 
         Args:
             losses: loss per sample (N), any float dtype, any device.
+            single_mode: whether rule 4 holds. An audit wants it; training does not: the early
+                losses of a hard data set have one mode, and a method that then trusts every
+                label learns the wrong ones for good.
 
         Raises:
             UserError: there is no loss, or none of them is finite.
@@ -117,7 +121,7 @@ class Mixture(ABC):
         work = torch.float32 if losses.device.type == "mps" else torch.float64
         ordered, order = losses[finite].to(work).sort()
         low, high = self.bounds(ordered)
-        parameters, weights, trusted, reason = self._components(ordered, low, high)
+        parameters, weights, trusted, reason = self._components(ordered, low, high, single_mode)
         means, variances = self.moments(parameters)
         clean = torch.zeros_like(losses, dtype=torch.float32)
         clean[finite] = torch.empty_like(trusted).scatter_(0, order, trusted).float()
@@ -138,7 +142,7 @@ class Mixture(ABC):
         )
 
     def _components(
-        self, ordered: Tensor, low: Tensor, high: Tensor
+        self, ordered: Tensor, low: Tensor, high: Tensor, single_mode: bool
     ) -> tuple[Tensor, Tensor, Tensor, str | None]:
         """Parameters, weights, clean probability (N) of sorted losses, reason not to believe."""
         if reason := _unfit(ordered, low, high):
@@ -147,7 +151,7 @@ class Mixture(ABC):
         x = (ordered - low) / (high - low)
         kept = self.kept(x)
         parameters, weights = self._expectation_maximisation(kept)
-        reason = self._one_group(kept, parameters, weights)
+        reason = self._one_group(kept, parameters, weights, single_mode)
         trusted = _by_rank(ordered) if reason else self._monotone(x, parameters, weights)
         return parameters, weights, trusted, reason
 
@@ -202,7 +206,9 @@ class Mixture(ABC):
         order = self.moments(parameters)[0].argsort(stable=True)
         return parameters[order], weights[order]
 
-    def _one_group(self, x: Tensor, parameters: Tensor, weights: Tensor) -> str | None:
+    def _one_group(
+        self, x: Tensor, parameters: Tensor, weights: Tensor, single_mode: bool
+    ) -> str | None:
         """Why the two fitted components are no two groups, or None if they are."""
         joint = self._joint(x, parameters, weights)
         two = torch.logaddexp(joint[0], joint[1]).sum()
@@ -213,7 +219,7 @@ class Mixture(ABC):
         held, gain_value = torch.stack([weights.min() * num_samples, gain]).tolist()
         if held < MIN_COMPONENT:
             return f"one of the two groups of losses would hold {held:.1f} samples"
-        if not gain_value > 0:
+        if single_mode and not gain_value > 0:
             return "the losses form a single group (BIC prefers one component)"
         return None
 

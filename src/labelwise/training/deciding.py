@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.training.context import Context
 from labelwise.training.method import Pass
 
@@ -26,7 +27,7 @@ class Decide(Pass):
 
     def run(self, context: Context) -> dict[str, float]:
         """Write the decisions and say them."""
-        rate = float(1 - context.ledger["clean"].mean())
+        rate = float(estimate_noise_rate(context.ledger["clean"]).mean())
         decisions = {**self.rule(rate, context.num_classes), **dict(self.given)}
         context.ledger.decisions.update({"noise_rate": rate, **decisions})
         chosen = ", ".join(f"{name} = {value:g}" for name, value in decisions.items())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
 
 
 class Interrupted(Exception):
-    """The user asked to stop; the run is committed and can be resumed."""
+    """The user asked to stop; the run is committed and can be resumed.
+
+    Attributes:
+        path: the run folder, once the interface knows it.
+    """
+
+    path: Path | None = None
 
 
 class Listener(Protocol):
@@ -81,6 +89,7 @@ class Trainer:
         listener: shows progress.
         checkpoint_every: seconds between commits at least.
         should_stop: asked after every step.
+        vote_every: steps between votes of several ranks on a commit; each waits for the device.
     """
 
     method: Method
@@ -95,6 +104,7 @@ class Trainer:
     listener: Listener
     checkpoint_every: float = 15.0
     should_stop: Callable[[], bool] = lambda: False
+    vote_every: int = 20
 
     def __post_init__(self) -> None:
         self.ranks = Ranks(self.fabric)
@@ -168,7 +178,8 @@ class Trainer:
                 groups = step.views(here, groups)
             self._update(phase, step.loss(here, groups))
             position.step += 1
-            self._pause()
+            if self.ranks.world == 1 or position.step % self.vote_every == 0:
+                self._pause()
         self._close_phase(phase, steps)
 
     def _groups(self, context: Context, phase: Phase, plan: Mapping[str, Tensor]) -> Groups:
@@ -221,8 +232,8 @@ class Trainer:
             )
 
     def say(self, message: str) -> None:
-        """Tell the user something, once: a message that differs only in its epoch is dropped."""
-        core = message.partition(": ")[2] if message.startswith("epoch ") else message
+        """Tell the user something, once: a message that differs only in numbers is dropped."""
+        core = re.sub(r"\d+", "#", message)
         if core not in self.position.said:
             self.position.said.append(core)
             self.position.notes.append(message)

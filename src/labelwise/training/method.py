@@ -106,7 +106,7 @@ class Method(ABC):
         name: as typed after ``--method``.
         summary: one line for users.
         citation: the paper.
-        paper_numbers: test accuracy in percent by table cell, from the paper.
+        paper_numbers: test accuracy in percent by table cell, best or last epoch, from the paper.
         presets: settings of the paper per noise level, by name.
         kinds: input kinds it can work on.
         Settings: the pydantic model of its settings; each field says its unit and source.
@@ -155,14 +155,6 @@ class Method(ABC):
     def rows_per_sample(self) -> int:
         """Rows of the largest forward with gradient per drawn sample: sides times views."""
         return 1
-
-    @property
-    def scores_every_epoch(self) -> bool:
-        """Whether the ledger's "clean" column is up to date at the end of every epoch.
-
-        If not, the audit fits a mixture to the final losses.
-        """
-        return False
 
     def columns(self) -> tuple[Column, ...]:
         """The ledger columns the method needs beyond the loop's own."""
@@ -238,11 +230,6 @@ class Wrapper(Method):
     def rows_per_sample(self) -> int:
         """As many as the base's; a wrapper that adds views adds them here."""
         return self.base.rows_per_sample
-
-    @property
-    def scores_every_epoch(self) -> bool:
-        """As the base does."""
-        return self.base.scores_every_epoch
 
     def columns(self) -> tuple[Column, ...]:
         """The base's columns; a wrapper adds its own."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from labelwise.selection.mixture import mixture
+from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.selection.revive import revive_classes
 from labelwise.training.context import Context
 from labelwise.training.method import Pass
@@ -52,12 +53,15 @@ class FitMixture(Pass):
         seen: how many of the W losses have been recorded.
         revive: a class keeps at least this fraction of the mean share of trusted labels; 0 for
             no such rule (`labelwise.selection.revive`).
+        single_mode: whether losses with a single mode leave every label trusted
+            (`labelwise.selection.mixture.Mixture.fit`).
     """
 
     family: str = "gaussian"
     history: str | None = None
     seen: int = 1
     revive: float = 0.0
+    single_mode: bool = True
 
     def run(self, context: Context) -> dict[str, float]:
         """Fit on all samples, on every rank alike."""
@@ -67,14 +71,14 @@ class FitMixture(Pass):
             losses = ledger["loss"][number]
             if self.history is not None:
                 losses = ledger[self.history][number, :, -self.seen :].mean(dim=1)
-            fit = mixture(self.family).fit(losses)
+            fit = mixture(self.family).fit(losses, self.single_mode)
             clean = self._revived(context, number, fit.clean, losses) if self.revive else fit.clean
             ledger.set("clean", number, clean)
             if fit.fallback:
                 context.say(f"epoch {context.epoch + 1}, network {number}: {fit.fallback}")
             suffix = f"_{number}" if len(context.networks) > 1 else ""
             figures[f"clean_fraction{suffix}"] = float((clean > 0.5).float().mean())
-        figures["estimated_noise_rate"] = float(1 - ledger["clean"].mean())
+        figures["estimated_noise_rate"] = float(estimate_noise_rate(ledger["clean"]).mean())
         return figures
 
     def _revived(self, context: Context, number: int, clean: Tensor, losses: Tensor) -> Tensor:
