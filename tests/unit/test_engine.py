@@ -66,7 +66,7 @@ def test_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
 def test_precision_on_an_accelerator(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has)
     for shape in (LARGE, SMALL, ROWS):
-        assert resolve_precision("auto", "cuda", shape) == ("bf16-mixed" if has else "16-mixed")
+        assert resolve_precision("auto", "cuda", shape) == ("bf16-mixed" if has else "32-true")
 
 
 def test_cpu_check_survives_a_torch_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
