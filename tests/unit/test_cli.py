@@ -148,6 +148,9 @@ def test_predict_leaves_out_unreadable_images_when_told_to(world: Path, tmp_path
         *("predict", world / "run", world / "bad", "--out", tmp_path / "p.csv"),
         *("--on-bad-image", "skip"),
     )
+    ids = pd.read_csv(tmp_path / "p.csv")["id"]
+    assert len(ids) == 14
+    assert not {"ant/1.png", "ant/3.png"} & set(ids)
 
 
 def change(world: Path, folder: Path, **columns: Any) -> Path:

@@ -116,6 +116,9 @@ def test_what_fits_is_let_through(monkeypatch):
     memory.require_memory({"process": 10**9, "inputs": 10**9, "training": 1000}, CPU)
     monkeypatch.setattr(memory, "available_bytes", lambda device: None)
     memory.require_memory({"training": 10**15}, CPU)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 999)
+    with pytest.raises(UserError):  # one byte less is refused
+        memory.require_memory({"process": 10**9, "inputs": 10**9, "training": 1000}, CPU)
 
 
 def test_what_does_not_fit_is_refused_with_the_remedy(monkeypatch):
