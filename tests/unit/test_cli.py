@@ -22,6 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from labelwise import cli
+from labelwise.cli import shared, train
 from labelwise.methods import known_methods
 from labelwise.noise.parse import processes
 from labelwise.recipes import known_recipes
@@ -338,7 +339,7 @@ def stopped(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A run that was interrupted in its second epoch."""
     data = change(world, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "listener_for", lambda title, quiet: StopAt())
+        patched.setattr(train, "listener_for", lambda title, quiet: StopAt())
         words = ["fit", str(data), *QUICK, "--epochs", "3", "--out", str(tmp_path / "run")]
         outcome = CliRunner().invoke(cli.app, words)
     assert outcome.exit_code == STOPPED
@@ -454,20 +455,20 @@ def test_methods_and_recipes_are_listed_for_people_and_programs() -> None:
     ],
 )
 def test_set_reads_values(text: str, value: Any) -> None:
-    assert cli.parse_assignments([text]) == ({"x": value}, {})
+    assert shared.parse_assignments([text]) == ({"x": value}, {})
 
 
 def test_set_tells_the_schedule_from_the_method() -> None:
-    settings, schedule = cli.parse_assignments(["sanm.ratio=0.1", "schedule.lr=1", " y =2"])
+    settings, schedule = shared.parse_assignments(["sanm.ratio=0.1", "schedule.lr=1", " y =2"])
     assert settings == {"sanm.ratio": 0.1, "y": 2}
     assert schedule == {"lr": 1}
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(cli.listener_for("run", quiet=False)) is Silent
+    assert type(shared.listener_for("run", quiet=False)) is Silent
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert isinstance(cli.listener_for("run", quiet=False), Terminal)
-    assert type(cli.listener_for("run", quiet=True)) is Silent
+    assert isinstance(shared.listener_for("run", quiet=False), Terminal)
+    assert type(shared.listener_for("run", quiet=True)) is Silent
 
 
 def test_the_bar_shows_epoch_phase_and_speed(capsys: pytest.CaptureFixture[str]) -> None:

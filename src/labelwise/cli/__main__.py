@@ -1,0 +1,5 @@
+"""`python -m labelwise.cli`."""
+
+from labelwise.cli import main
+
+main()

@@ -1,0 +1,167 @@
+"""`labelwise fit`, `resume` and `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labelwise.cli.shared import (
+    AsJson,
+    Out,
+    app,
+    friendly,
+    interrupted,
+    listener_for,
+    parse_assignments,
+    show_result,
+)
+
+if TYPE_CHECKING:
+    from labelwise.estimator import Result
+
+
+@app.command()
+@friendly
+def fit(
+    data: Annotated[str, typer.Argument(help="digits, a folder, a .csv/.parquet, an .npz/.npy")],
+    method: Annotated[
+        str | None, typer.Option(help="See `labelwise methods`; default dividemix.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A whole configuration; see `labelwise recipes`.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Backbone: labelwise's or any timm name.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(help="Epochs; default scales with data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    label_column: Annotated[str | None, typer.Option(help="Column of given labels.")] = None,
+    truth_column: Annotated[str | None, typer.Option(help="Column of true labels.")] = None,
+    test: Annotated[str | None, typer.Option(help="Data to test on.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
+    noise: Annotated[str | None, typer.Option(help="Plant noise: KIND:RATE.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
+    on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes or GPUs.")] = 1,
+    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between commits.")] = 15.0,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting: lambda_u=25, schedule.decay=cosine; repeatable."),
+    ] = None,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train on doubtful labels; write the model, the ranked labels and a report."""
+    from labelwise import estimator
+    from labelwise.training.folder import next_free
+
+    settings, schedule = parse_assignments(assign or [])
+    options: dict[str, Any] = {
+        "method": method,
+        "model": model,
+        "seed": seed,
+        "label_column": label_column,
+        "truth_column": truth_column,
+        "test": test,
+        "limit": limit,
+        "noise": noise,
+        "image_size": image_size,
+        "on_bad_image": on_bad_image,
+        "device": device,
+        "devices": devices,
+        "precision": precision,
+        "threads": threads,
+        "checkpoint_every": checkpoint_every,
+    }
+    if recipe is not None:
+        from labelwise.recipes import apply_recipe
+
+        options, settings, schedule = apply_recipe(recipe, options, settings, schedule)
+    options["method"] = options["method"] or "dividemix"
+    stem = Path(data).expanduser().resolve().stem
+    folder = out or next_free(Path("runs"), f"{stem}-{options['method']}")
+    listener = listener_for(f"{options['method']} on {Path(data).name}", quiet or as_json)
+    try:
+        result = estimator.fit(
+            data,
+            out=folder,
+            settings=settings,
+            schedule=schedule,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            listener=listener,
+            **options,
+        )
+    except estimator.Interrupted:
+        interrupted(folder)
+    show_result(result, as_json)
+
+
+@app.command()
+@friendly
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Continue an interrupted run to its end."""
+    from labelwise import estimator
+
+    try:
+        result = estimator.resume(run, listener=listener_for(run.name, quiet or as_json))
+    except estimator.Interrupted:
+        interrupted(run)
+    show_result(result, as_json)
+
+
+@app.command()
+@friendly
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Folder for the two runs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """See it work in about a minute: digits with 40 % wrong labels, CE beside DivideMix."""
+    from labelwise import estimator
+    from labelwise.training.folder import next_free
+
+    parent = out or next_free(Path("runs"), "demo")
+    options: dict[str, Any] = {"noise": "instance:0.4", "seed": seed}
+    typer.echo("scikit-learn's digits with 40 % instance-dependent label noise planted.\n")
+    results: list[Result] = []
+    try:
+        for method, epochs in (("ce", 40), ("dividemix", 50)):
+            listener = listener_for(method, quiet=False)
+            results.append(
+                estimator.fit(
+                    "digits",
+                    method=method,
+                    out=parent / method,
+                    epochs=epochs,
+                    listener=listener,
+                    **options,
+                )
+            )
+    except estimator.Interrupted:
+        typer.echo("stopped.", err=True)
+        raise typer.Exit(130) from None
+    columns = (
+        ("test accuracy, last epochs", "test_accuracy_last", "{:.1%}"),
+        ("AUROC of label errors", "label_error_auroc", "{:.3f}"),
+        ("estimated noise rate", "estimated_noise_rate", "{:.1%}"),
+        ("realised noise rate", "realised_noise_rate", "{:.1%}"),
+        ("seconds", "wall_seconds", "{:.0f}"),
+    )
+    names = [result.summary["method"] for result in results]
+    typer.echo(f"{'':28}" + "".join(f"{name:>12}" for name in names))
+    for title, key, form in columns:
+        cells = "".join(f"{form.format(result.summary[key]):>12}" for result in results)
+        typer.echo(f"{title:28}{cells}")
+    report_path = (results[-1].path / "report.html").resolve()
+    typer.echo(f"\nThe wrong labels that DivideMix found, with pictures: {report_path}")
