@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format bench clean
+.PHONY: install demo test test-slow test-browser check format bench clean
 
 install: $(STAMP)
 
@@ -24,6 +24,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-browser: install
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: install
 	$(BIN)/ruff format --check .

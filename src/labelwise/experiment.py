@@ -95,14 +95,10 @@ def prepare(config: RunConfig, memory: InMemory | None = None) -> Prepared:
     noise = None
     if config.noise is not None:
         base = source.truth or Truth(source.data.labels)
-        noisy = parse_noise(config.noise).corrupt(source.data.with_labels(base.labels), config.seed)
-        source = Source(source.data.with_labels(noisy.labels), base)
-        noise = {
-            "process": noisy.process,
-            "requested_rate": noisy.requested_rate,
-            "realised_rate": noisy.realised_rate,
-            "transition_matrix": noisy.transition_matrix.tolist(),
-        }
+        path = config.data if memory.data is None else None
+        clean = source.data.with_labels(base.labels)
+        noisy = parse_noise(config.noise).for_data(path).corrupt(clean, config.seed)
+        source, noise = noisy.planted_in(source.data), noisy.to_json()
     test: Source | None = None
     if config.test is not None:
         test = load_test(config, source.data, memory.test)

@@ -16,7 +16,7 @@ import labelwise
 ROOT = Path(labelwise.__file__).parent
 LAYERS = (
     {"errors", "discovery", "config", "rng"},
-    {"data", "noise", "models", "augment", "losses", "selection"},
+    {"data", "noise", "models", "augment", "losses", "selection", "estimation"},
     {"training"},
     {"audit", "methods", "pretraining"},
     {"recipes", "experiment", "outputs", "estimator", "benchmark"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TRUTHLESS = ("methods", "pretraining", "augment", "losses", "selection", "models")
+TRUTHLESS = ("methods", "pretraining", "augment", "losses", "selection", "models", "estimation")
 
 
 def modules() -> dict[str, Path]:

@@ -89,13 +89,6 @@ def test_ids_of_any_type() -> None:
     assert len(set(names.tolist())) == 2
 
 
-def test_a_lower_rate_corrupts_a_subset() -> None:
-    data = images()
-    low = parse("pairflip:0.2").corrupt(data, 0).labels != data.labels
-    high = parse("pairflip:0.6").corrupt(data, 0).labels != data.labels
-    assert (low <= high).all()
-
-
 def test_cifar10_look_alikes() -> None:
     matrix = Asymmetric(0.4).transition_matrix(10, CIFAR10)
     names = [name.lower() for name in CIFAR10]

@@ -2,147 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from labelwise.audit import facts, tallies
+from labelwise.audit import cards, facts, tallies
 from labelwise.audit.charts import Axes, lines_chart
-from labelwise.audit.figures import loss_figure
+from labelwise.audit.figures import loss_figure, reliability_figure
 from labelwise.audit.report import write_report
 from labelwise.audit.run_files import read_run
 from labelwise.errors import UserError
+from report_runs import write_full_run, write_run
 
 SECTIONS = ("worst", "loss", "mistaken", "classes", "curves", "about")
 FILES = ("config.json", "metrics.jsonl", "labels.parquet", "summary.json", "evidence.npz")
 
 
-def write_run(
-    path: Path,
-    *,
-    num_samples: int = 200,
-    classes: tuple[str, ...] = ("cat", "dog", "bird"),
-    truth: bool = True,
-    shape: tuple[int, ...] = (3, 8, 8),
-    ids: list[Any] | None = None,
-    fitted: bool = True,
-    fallback: str | None = None,
-    test: bool = True,
-) -> Path:
-    """A finished run in which every wrong label (about 20%) is found, by hand."""
-    path.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    names = np.array(classes, dtype=object)
-    true = random.integers(0, len(classes), num_samples)
-    given = np.where(random.random(num_samples) < 0.2, (true + 1) % len(classes), true)
-    wrong = given != true
-    quality = np.where(wrong, 0.1, 0.9) + 0.05 * random.random(num_samples)
-    table = pd.DataFrame(
-        {
-            "id": [f"row-{k}" for k in range(num_samples)] if ids is None else ids,
-            "given_label": names[given],
-            "label_quality": quality.astype(np.float32),
-            "predicted_label": names[true],
-            "suggested_label": names[true],
-            "suggestion_confidence": np.full(num_samples, 0.8, dtype=np.float32),
-            "is_suspect": wrong,
-        }
-    )
-    if truth:
-        table["true_label"] = names[true]
-    table.to_parquet(path / "labels.parquet", index=False)
-    images = len(shape) == 3
-    worst = np.argsort(quality)[:60]
-    grid = np.linspace(0, 4, 50)
-    bumps = np.stack([np.exp(-((grid - 0.2) ** 2)), 0.2 * np.exp(-((grid - 2.5) ** 2))])
-    arrays = {
-        "loss": -np.log(quality),
-        "loss_grid": grid,
-        "loss_density": bumps if fitted else np.zeros_like(bumps),
-        "worst": worst,
-        "neighbours": random.integers(0, num_samples, (len(worst), 3)),
-        "similarity": random.random((len(worst), 3), dtype=np.float32),
-    }
-    if images:
-        size = (len(worst), *shape)
-        arrays["worst_images"] = random.integers(0, 255, size, dtype=np.uint8)
-        size = (len(worst), 3, *shape)
-        arrays["neighbour_images"] = random.integers(0, 255, size, dtype=np.uint8)
-    np.savez_compressed(path / "evidence.npz", **arrays)
-    config = {
-        "data": "my data.npz",
-        "method": "dividemix",
-        "settings": {"dividemix.alpha": 4.0, "dividemix.threshold": None},
-        "schedule": {"epochs": 4, "batch_size": 64, "lr": 0.02, "warmup": 1},
-        "model": "small_resnet",
-        "seed": 3,
-        "on_bad_image": "error",
-        "devices": 1,
-    }
-    described = {
-        "config": config,
-        "data": {
-            "name": "pets",
-            "kind": "images" if images else "embeddings",
-            "num_samples": num_samples,
-            "shape": list(shape),
-            "classes": list(classes),
-            "num_test": 50 if test else 0,
-            "label_hash": "0123456789abcdef0123",
-        },
-        "noise": None,
-        "citation": "Li, Socher, Hoi, DivideMix, ICLR 2020",
-        "versions": {"python": "3.11", "labelwise": "0.1.0"},
-        "hardware": {"cpu": "some"},
-        "commit": None,
-    }
-    (path / "config.json").write_text(json.dumps(described), encoding="utf-8")
-    summary: dict[str, Any] = {
-        "epochs": 4,
-        "num_samples": num_samples,
-        "estimated_noise_rate": 0.21,
-        "num_suspects": int(wrong.sum()),
-        "wall_seconds": 75.2,
-        "images_per_second": 1234,
-        "peak_memory_bytes": 2 * 10**9,
-        "notes": ["1 image was skipped", "1 image was skipped"],
-        "mixture_fallback": fallback,
-    }
-    if test:
-        summary |= {"test_accuracy_last": 0.913, "test_accuracy_best": 0.934}
-        summary["test_accuracy_last_epochs"] = 4
-    if truth:
-        summary |= {"realised_noise_rate": 0.19, "label_error_auroc": 0.987}
-        summary |= {"suspect_recall": 0.8, "suggestion_accuracy": 0.95}
-        summary |= {"label_accuracy_given": 0.81, "label_accuracy_suggested": 0.96}
-    (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    rows = [
-        {
-            "epoch": epoch,
-            **({"test_accuracy": 0.9 + 0.01 * epoch} if test else {}),
-            **({"clean_fraction_0": 0.8, "estimated_noise_rate": 0.2} if epoch > 1 else {}),
-            "mix-0/labelled": 1 / epoch,
-            "mix-1/labelled": float("nan") if epoch == 3 else 3 / epoch,
-            "phase_seconds": {"mix-0": 1.0, "mix-1": 2.0},
-        }
-        for epoch in range(1, 5)
-    ]
-    text = "\n".join(json.dumps(row) for row in rows)
-    (path / "metrics.jsonl").write_text(text, encoding="utf-8")
-    return path
-
-
 class Page(HTMLParser):
     """Collects what a test asks about; unbalanced tags fail."""
 
-    void = frozenset({"meta", "link", "img", "br", "line", "path", "rect", "circle"})
+    void = frozenset({"meta", "link", "img", "br", "line", "path", "rect", "circle", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -167,7 +54,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        if not self._open or self._open[-1] != "style":
+        if not self._open or self._open[-1] not in ("style", "script"):
             self.words += data
 
     def count(self, tag: str, class_: str = "") -> int:
@@ -207,7 +94,7 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     assert "url(" not in page.text
     assert "@import" not in page.text
     for tag, attrs in page.tags:
-        assert tag != "script"
+        assert not any(name.startswith("on") for name in attrs)
         for name in ("src", "href"):
             assert (attrs.get(name) or "#").startswith(("#", "data:"))
         if tag == "img":
@@ -219,11 +106,143 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in pictures)
 
 
+def script_of(text: str) -> str:
+    """The page's one script."""
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.S)
+    return str(script)
+
+
+def test_only_the_pages_own_script_is_allowed(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path))
+    script = script_of(page.text)
+    assert len(script) < 8_000
+    assert "\r" not in script
+    assert not re.search("fetch|XMLHttp|import\\(|eval|innerHTML|<!--", script)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(a["content"] or "" for t, a in page.tags if t == "meta" and "http-equiv" in a)
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == f"'sha256-{digest}'"
+    assert rules["img-src"] == "data:"
+
+
+def test_cards_carry_what_the_script_needs_exactly(tmp_path: Path) -> None:
+    ids = [f'a\r\n\t\0"<\u202e\x7f🐈{k}' for k in range(200)]
+    run = write_run(tmp_path, ids=ids)
+    page = page_of(run)
+    table = pd.read_parquet(run / "labels.parquet").set_index("id")
+    shown = [a for t, a in page.tags if t == "li" and "data-id" in a]
+    listing = next(a for t, a in page.tags if a.get("id") == "cards")
+    classes = json.loads(listing["data-classes"] or "")
+    assert classes == ["cat", "dog", "bird"]
+    assert len(shown) == 60
+    for card in shown:
+        row = table.loc[json.loads(card["data-id"] or "")]
+        assert classes[int(card["data-given"] or "")] == row.given_label
+        suggested = int(card["data-suggested"] or "")
+        assert (suggested >= 0) == row.is_suspect
+        assert suggested < 0 or classes[suggested] == row.suggested_label
+        assert float(card["data-quality"] or "") == pytest.approx(row.label_quality, abs=1e-6)
+
+
+def test_new_sections(tmp_path: Path) -> None:
+    page = page_of(write_full_run(tmp_path))
+    found = {attrs.get("id") for _, attrs in page.tags}
+    assert {"reliability", "copies"} <= found
+    for words in (
+        "really wrong: 19%; between 17% and 26%; by estimator: 21% (mixture), 19% (anchor points)",
+        "about 87% of them expected to be wrong, 72% of the wrong labels among them",
+        "quality below 0.43",
+        "evidence combined on labels that were made wrong on purpose",
+        "identical",
+        "similarity 0.9",
+    ):
+        assert words in page.words
+    squeezed = " ".join(page.words.split())
+    assert "is 0.031 by 40 labels that were made wrong on purpose and 0.027 by the true" in squeezed
+    assert "it is not guaranteed to be calibrated" not in squeezed
+    assert page.count("dl", "bars") == 60
+    names = [words for words in page.words.split("\n") if "neighbour vote" in words]
+    assert len(names) >= 60
+    assert page.count("figure", "chart") == 6
+    titles = [attrs.get("title") or "" for tag, attrs in page.tags if tag == "td"]
+    assert "20.0% of cat carry the label dog, between 15.0% and 26.0%" in titles
+    widths = "half of the intervals off the diagonal are wider than 6.0 percentage points; the"
+    assert widths in squeezed
+    assert page.count("svg", "spread") == 3
+
+
+def test_new_sections_for_many_classes(tmp_path: Path) -> None:
+    classes = tuple(f"class {k}" for k in range(30))
+    page = page_of(write_full_run(tmp_path, classes=classes, truth=False))
+    squeezed = " ".join(page.words.split())
+    first = squeezed.index("class 5class 2 40 20 and 81")
+    assert first < squeezed.index("class 7class 3 12 6 and 24")
+    assert page.count("table", "heat") == 0
+    assert "Right, truth" not in page.words
+
+
+def test_an_older_run_is_shown_without_the_new_sections(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"expected_precision": float("nan"), "calibration_error": None}
+    (run / "summary.json").write_text(json.dumps(summary | {"noise_rate_interval": None}))
+    page = page_of(run)
+    found = {attrs.get("id") for _, attrs in page.tags}
+    assert not {"reliability", "copies"} & found
+    assert page.count("dl", "bars") == 0
+    assert "it is not guaranteed to be calibrated" in " ".join(page.words.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("evidence", np.zeros((200, 2)), "evidence has shape"),
+        ("transition", np.zeros((2, 2)), "transition has shape"),
+        ("duplicates", np.array([[0, 200]]), "duplicates names a row"),
+        ("duplicate_similarity", np.zeros(3), "duplicate_similarity has shape"),
+    ],
+)
+def test_new_arrays_that_do_not_fit_are_named(
+    tmp_path: Path, name: str, value: np.ndarray, message: str
+) -> None:
+    run = write_full_run(tmp_path)
+    with np.load(run / "evidence.npz") as file:
+        arrays = dict(file) | {name: value}
+    np.savez(run / "evidence.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        write_report(run)
+
+
+def test_reliability_without_planted_labels(tmp_path: Path) -> None:
+    run = write_full_run(tmp_path)
+    with np.load(run / "evidence.npz") as file:
+        arrays = dict(file)
+    del arrays["reliability"]
+    np.savez(run / "evidence.npz", **arrays)
+    figure = reliability_figure(read_run(run))
+    assert figure is not None
+    assert [line.name for line in figure.chart.lines] == ["as it should be", "by the true labels"]
+    assert len(figure.bins) == 9
+    assert all(bin.right is None and bin.truly_right is not None for bin in figure.bins)
+    page_of(run)
+    arrays["reliability_truth"] = np.full((10, 3), np.nan)
+    np.savez(run / "evidence.npz", **arrays)
+    assert reliability_figure(read_run(run)) is None
+
+
+def test_cards_stop_at_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path)
+    monkeypatch.setattr(cards, "BUDGET", 0)
+    assert page_of(run).count("li", "card") == cards.AT_LEAST
+
+
 def test_names_and_ids_are_escaped(tmp_path: Path) -> None:
     classes = ("<script>alert(1)</script>", "a\"b'c", "</style><img src=x>", "x" * 300)
     ids = [f"\"'><b>ünï 日本/{k}" for k in range(200)]
     page = page_of(write_run(tmp_path, classes=classes, ids=ids))
-    assert page.count("script") == 0
+    assert page.count("script") == 1
+    assert "alert" not in script_of(page.text)
     assert page.count("b") == 0
     assert page.count("img") == 60 * 4
     assert classes[0] in page.words

@@ -16,6 +16,9 @@ THUMBNAIL = 64
 """Largest side of a neighbour's picture, pixels."""
 SMALL = 48
 """Images up to this side are shown with their pixels, as lossless PNG."""
+BUDGET = 2_200_000
+"""Characters of pictures on all cards; the page stops adding cards there, but shows `AT_LEAST`."""
+AT_LEAST = 24
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """One kind of evidence: its name, and its value in [0, 1] (1 speaks for the given label)."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Card:
     """One doubtful label.
 
@@ -52,6 +63,9 @@ class Card:
         right: whether the audit was right about this label; None where truth is not known.
         picture: data URI, or None without images.
         neighbours: most similar first.
+        given_class: number of the given label's class.
+        suggested_class: number of the suggestion's class, -1 without one.
+        bars: what speaks for and against the given label.
     """
 
     rank: int
@@ -64,6 +78,9 @@ class Card:
     right: bool | None
     picture: str | None
     neighbours: tuple[Neighbour, ...]
+    given_class: int
+    suggested_class: int
+    bars: tuple[Bar, ...]
 
     @property
     def alt(self) -> str:
@@ -73,18 +90,25 @@ class Card:
 
 
 def build_cards(run: RunFiles) -> list[Card]:
-    """The cards of `evidence["worst"]`, worst first."""
+    """The cards of `evidence["worst"]`, worst first, as many as `BUDGET` allows."""
     rows = run.arrays["worst"].astype(np.int64)
     labels, classes = run.labels, run.classes
     ids = labels.texts("id", rows)
     confidence = labels.numbers("suggestion_confidence", rows)
     pictures = run.arrays.get("worst_images")
     near = Neighbourhood(run)
-    cards = []
+    bars = evidence_bars(run, rows)
+    cards: list[Card] = []
+    spent = 0
     for place, row in enumerate(rows):
         given, suggested = int(labels.given[row]), int(labels.suggested[row])
         suspect = bool(labels.suspect[row])
         truth = None if labels.truth is None else int(labels.truth[row])
+        picture = None if pictures is None else data_uri(pictures[place], PICTURE)
+        neighbours = near.of(place, given, suggested if suspect else -1)
+        spent += sum(len(uri) for uri in (picture, *(n.picture for n in neighbours)) if uri)
+        if spent > BUDGET and len(cards) >= AT_LEAST:
+            break
         cards.append(
             Card(
                 rank=place + 1,
@@ -95,11 +119,26 @@ def build_cards(run: RunFiles) -> list[Card]:
                 confidence=float(confidence[place]),
                 truth=None if truth is None else classes[truth],
                 right=None if truth is None else truth == suggested,
-                picture=None if pictures is None else data_uri(pictures[place], PICTURE),
-                neighbours=near.of(place, given, suggested if suspect else -1),
+                picture=picture,
+                neighbours=neighbours,
+                given_class=given,
+                suggested_class=suggested if suspect else -1,
+                bars=bars[place],
             )
         )
     return cards
+
+
+def evidence_bars(run: RunFiles, rows: np.ndarray) -> list[tuple[Bar, ...]]:
+    """The kinds of evidence for each of `rows`, those that are not known left out."""
+    if not run.has("evidence", "evidence_names"):
+        return [()] * len(rows)
+    names = [str(name) for name in run.arrays["evidence_names"]]
+    values = np.clip(run.arrays["evidence"][rows].astype(float), 0, 1)
+    return [
+        tuple(Bar(n, float(v)) for n, v in zip(names, line, strict=True) if np.isfinite(v))
+        for line in values
+    ]
 
 
 class Neighbourhood:

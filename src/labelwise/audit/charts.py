@@ -122,7 +122,9 @@ class Axes:
             ),
         )
 
-    def line(self, name: str, style: str, x: np.ndarray, y: np.ndarray) -> Series:
+    def line(
+        self, name: str, style: str, x: np.ndarray, y: np.ndarray, most_dots: int = DOTS
+    ) -> Series:
         """A line through the finite points; it is broken where a value is missing."""
         known = np.isfinite(y)
         across, up = self.place(x, np.where(known, y, self.y[0]))
@@ -131,7 +133,9 @@ class Axes:
             for k in np.flatnonzero(known)
         ]
         points = [(float(across[k]), float(up[k])) for k in np.flatnonzero(known)]
-        return Series(name, style, "".join(parts), tuple(points) if len(points) <= DOTS else ())
+        return Series(
+            name, style, "".join(parts), tuple(points) if len(points) <= most_dots else ()
+        )
 
     def columns(
         self, name: str, style: str, edges: np.ndarray, low: np.ndarray, high: np.ndarray

@@ -111,12 +111,9 @@ def key_numbers(run: RunFiles) -> list[KeyNumber]:
                 "Test accuracy", percent(summary["test_accuracy_last"], 1), f"{mean}; best {best}"
             )
         )
-    estimated = percent(summary["estimated_noise_rate"])
-    if "realised_noise_rate" in summary:
-        detail = f"really wrong: {percent(summary['realised_noise_rate'])}"
-    else:
-        detail = "expected share of wrong labels"
-    numbers.append(KeyNumber("Estimated noise rate", estimated, detail))
+    numbers.append(_noise_rate(summary))
+    if "expected_precision" in summary and summary["num_suspects"]:
+        numbers.append(_suspects(summary))
     numbers += _numbers_from_truth(summary)
     if run.labels.truth is None:
         numbers += _numbers_without_truth(run)
@@ -128,6 +125,32 @@ def key_numbers(run: RunFiles) -> list[KeyNumber]:
             detail += f"{', ' * bool(detail)}{summary['peak_memory_bytes'] / 1e9:.1f} GB at most"
         numbers.append(KeyNumber("Time", duration(summary["wall_seconds"]), detail))
     return numbers
+
+
+def _noise_rate(summary: dict[str, Any]) -> KeyNumber:
+    """The estimated noise rate, its interval, and what it truly is where that is known."""
+    details = []
+    if "realised_noise_rate" in summary:
+        details.append(f"really wrong: {percent(summary['realised_noise_rate'])}")
+    interval = summary.get("noise_rate_interval")
+    if interval:
+        details.append(f"between {percent(interval[0])} and {percent(interval[1])}")
+    estimates = summary.get("noise_rate_estimates") or {}
+    if len(estimates) > 1:
+        named = (f"{percent(float(rate))} ({name})" for name, rate in estimates.items())
+        details.append(f"by estimator: {', '.join(named)}")
+    detail = "; ".join(details) or "expected share of wrong labels"
+    return KeyNumber("Estimated noise rate", percent(summary["estimated_noise_rate"]), detail)
+
+
+def _suspects(summary: dict[str, Any]) -> KeyNumber:
+    """How many suspects there are and how many of them are expected to be wrong."""
+    detail = f"about {percent(summary['expected_precision'])} of them expected to be wrong"
+    if "expected_recall" in summary:
+        detail += f", {percent(summary['expected_recall'])} of the wrong labels among them"
+    if "suspect_precision" in summary:
+        detail += f"; truly wrong: {percent(summary['suspect_precision'])}"
+    return KeyNumber("Suspects", f"{summary['num_suspects']:,}", detail)
 
 
 def _numbers_from_truth(summary: dict[str, Any]) -> list[KeyNumber]:

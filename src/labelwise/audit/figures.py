@@ -16,6 +16,8 @@ BINS = 56
 TAIL = 0.999
 """The last bar holds the losses above this quantile, so that a few do not squeeze the rest."""
 MOST_LINES = 6
+CURVES = ("reliability", "reliability_truth")
+"""Reliability by planted wrong labels, and by the true labels where they are known."""
 ROOT_FROM = 6.0
 """A tallest bar so many times the upper-quartile bar makes the axis a square-root one."""
 
@@ -102,6 +104,86 @@ def _loss_bars(
         axes.columns("truly right", "right", edges, zero, right),
         axes.columns("truly wrong", "wrong", edges, right, counts),
     )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bin of the reliability curve; a share is None where no sample tells.
+
+    Args:
+        quality: mean label quality in the bin.
+        right: share of right labels, as estimated from the labels made wrong on purpose.
+        truly_right: the same by the true labels.
+        count: number of samples.
+    """
+
+    quality: float
+    right: float | None
+    truly_right: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The reliability curve: is a label of quality q right with probability q?"""
+
+    chart: Chart
+    bins: tuple[Bin, ...]
+
+
+def reliability_figure(run: RunFiles) -> Reliability | None:
+    """The share of right labels by label quality; None where nothing was measured."""
+    measured = {
+        name: run.arrays[name].astype(float)
+        for name in CURVES
+        if run.has(name) and run.arrays[name].ndim == 2 and run.arrays[name].shape[1] == 3
+    }
+    measured = {name: rows for name, rows in measured.items() if np.isfinite(rows[:, :2]).any()}
+    if not measured:
+        return None
+    axes = Axes((0.0, 1.0), (0.0, 1.0))
+    lines = [axes.line("as it should be", "s5 thin", np.array([0.0, 1.0]), np.array([0.0, 1.0]), 0)]
+    words = []
+    for name, style, title in zip(
+        CURVES, ("s0", "s1"), ("by planted wrong labels", "by the true labels"), strict=True
+    ):
+        if name in measured:
+            rows = measured[name][np.isfinite(measured[name][:, :2]).all(1)]
+            lines.append(axes.line(title, style, rows[:, 0], rows[:, 1], len(rows)))
+            worst = np.abs(rows[:, 0] - rows[:, 1]).max(initial=0.0)
+            words.append(f"{title}, the curve is at most {worst:.2f} off the diagonal")
+    x_ticks, y_ticks = axes.ticks(percent=True)
+    chart = Chart(
+        title="Right labels by label quality",
+        words=f"Reliability curve: {'; '.join(words)}.",
+        x_label="label quality (mean of the bin)",
+        y_label="share of right labels",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        lines=tuple(lines),
+    )
+    return Reliability(chart, _bins(measured.get("reliability"), measured.get("reliability_truth")))
+
+
+def _bins(planted: np.ndarray | None, truth: np.ndarray | None) -> tuple[Bin, ...]:
+    """The bins that hold samples; both curves have the same ones, or only one is listed."""
+    if planted is None or (truth is not None and len(truth) != len(planted)):
+        planted, truth = (truth, truth) if planted is None else (planted, None)
+    assert planted is not None
+    known = truth if truth is not None else np.full_like(planted, np.nan)
+    same = planted is truth
+    found = []
+    for one, other in zip(planted, known, strict=True):
+        quality = one[0] if np.isfinite(one[0]) else other[0]
+        if np.isfinite(quality):
+            count = max(np.nan_to_num(one[2]), np.nan_to_num(other[2]))
+            right = None if same else _share(one[1])
+            found.append(Bin(float(quality), right, _share(other[1]), int(count)))
+    return tuple(found)
+
+
+def _share(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def curves(run: RunFiles) -> list[Chart]:

@@ -1,22 +1,31 @@
-"""The report: one self-contained page for people."""
+"""The report: one self-contained page for people.
+
+Its one script filters, sorts and collects decisions; the page's policy allows that script alone,
+by its hash, and no request at all. Without the script everything can still be read.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labelwise.audit import facts, figures, tallies
 from labelwise.audit.cards import build_cards
+from labelwise.audit.copies import build_copies
 from labelwise.audit.run_files import RunFiles, read_run
 from labelwise.data.files import write_atomically
 from labelwise.training.folder import RunFolder
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
 FIRST = 24
 """Cards that are open when the page is; the others unfold."""
+MATRIX = ("transition", "transition_low", "transition_high")
+PAIRS = ("pair_rows", "pair_counts", "pair_low", "pair_high")
 COLUMNS = {
     "id": "the sample: file name, row or whatever the data called it",
     "given_label": "the label as it came",
@@ -48,17 +57,24 @@ def write_report(run: Path) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page of a run as HTML."""
-    columns = dict(COLUMNS)
-    if run.labels.truth is None:
-        del columns["true_label"]
-    return _template().render(
+    from markupsafe import Markup
+
+    environment = _environment()
+    script = environment.get_template("page.script.jinja").render().strip()
+    reliability = figures.reliability_figure(run)
+    return environment.get_template("page.html.jinja").render(
         title=f"{run.data['name']}: label report",
         headline=facts.headline(run),
         about=facts.about(run),
         doubt=run.summary.get("mixture_fallback") or "",
         numbers=facts.key_numbers(run),
         notes=facts.notes(run),
+        summary=run.summary,
         cards=build_cards(run),
+        copies=build_copies(run),
+        num_copies=len(run.arrays.get("duplicates", ())),
+        reliability=reliability,
+        checked=[name for name in figures.CURVES if run.has(name)],
         first=FIRST,
         num_suspects=int(run.summary["num_suspects"]),
         images=run.data["kind"] == "images",
@@ -67,7 +83,7 @@ def render(run: RunFiles) -> str:
         curves=figures.curves(run),
         classes=run.classes,
         class_rows=tallies.class_rows(run.labels, run.classes),
-        columns=columns,
+        columns=_columns(run),
         citation=run.described.get("citation") or "",
         method=run.config["method"],
         command=facts.command(run),
@@ -75,26 +91,46 @@ def render(run: RunFiles) -> str:
         hardware=run.described.get("hardware") or {},
         commit=run.described.get("commit"),
         label_hash=run.data.get("label_hash", ""),
+        script=Markup(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         configuration=json.dumps(run.config, indent=2, ensure_ascii=False),
         **_mistaken(run),
     )
 
 
+def _columns(run: RunFiles) -> dict[str, str]:
+    """What the columns of `labels.csv` mean in this run."""
+    columns = dict(COLUMNS)
+    if run.labels.truth is None:
+        del columns["true_label"]
+    if "suspect_threshold" in run.summary:
+        below = f"{float(run.summary['suspect_threshold']):.3g}"
+        columns["is_suspect"] = columns["is_suspect"].replace("0.5", below)
+    return columns
+
+
 def _mistaken(run: RunFiles) -> dict[str, Any]:
     """Which classes are mistaken for which: two heatmaps, or pairs where classes are many."""
     classes = run.classes
+    found: dict[str, Any] = {"estimate": None, "estimated_pairs": []}
+    if run.has(*PAIRS):
+        rows, counts, low, high = (run.arrays[name] for name in PAIRS)
+        found["estimated_pairs"] = tallies.estimated_pairs(rows, counts, low, high, classes)
     if len(classes) > tallies.MOST_HEATMAP:
         pairs = tallies.frequent_pairs(run.labels, classes)
-        return {"confusion": None, "transition": None, "pairs": pairs}
+        return found | {"confusion": None, "transition": None, "pairs": pairs}
+    if run.has(*MATRIX):
+        share, low, high = (run.arrays[name] for name in MATRIX)
+        found["estimate"] = tallies.estimated_transition(share, low, high, classes)
     counts = tallies.confusion(run.labels, len(classes))
-    return {
+    return found | {
         "confusion": tallies.confusion_cells(counts, classes),
         "transition": tallies.transition_cells(counts, classes),
         "pairs": [],
     }
 
 
-def _template() -> Template:
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -104,7 +140,9 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # ASCII alone: an HTML parser changes line ends and control characters, these it cannot.
+    environment.filters["exact"] = json.dumps
     environment.filters["percent"] = facts.percent
     environment.filters["chance"] = facts.chance
     environment.filters["count"] = lambda value: f"{value:,}"
-    return environment.get_template("page.html.jinja")
+    return environment

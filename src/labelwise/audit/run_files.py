@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class RunFiles:
     Args:
         path: the folder.
         described: `config.json`.
-        summary: `summary.json`.
+        summary: `summary.json` without what is null or NaN.
         epochs: the lines of `metrics.jsonl`.
         arrays: `evidence.npz`.
         labels: `labels.parquet`.
@@ -81,6 +82,10 @@ class RunFiles:
     def data(self) -> dict[str, Any]:
         """What it was trained on."""
         return dict(self.described["data"])
+
+    def has(self, *names: str) -> bool:
+        """Whether `evidence.npz` holds all of these arrays; those of older runs hold fewer."""
+        return all(name in self.arrays for name in names)
 
     @property
     def classes(self) -> list[str]:
@@ -106,17 +111,23 @@ def read_run(path: Path) -> RunFiles:
             f"{folder.summary} does not exist: the run is not finished. "
             f"`labelwise resume {path}` finishes it."
         )
-    summary = read_json(folder.summary)
+    # What was not estimated is left out, null or NaN: one way of saying so is enough from here on.
+    summary = {k: value for k, value in read_json(folder.summary).items() if _is_known(value)}
     for key in ("num_samples", "num_suspects", "estimated_noise_rate"):
         if key not in summary:
             raise _broken(folder.summary, f"it has no {key}")
     classes = [str(name) for name in described["data"]["classes"]]
-    labels = _read_labels(folder.labels, classes)
-    arrays = _read_arrays(folder.evidence, len(labels))
+    labels = read_labels(folder.labels, classes)
+    arrays = _read_arrays(folder.evidence, len(labels), len(classes))
     return RunFiles(path, described, summary, _read_epochs(folder.metrics), arrays, labels)
 
 
-def _read_labels(path: Path, classes: Sequence[str]) -> LabelColumns:
+def read_labels(path: Path, classes: Sequence[str]) -> LabelColumns:
+    """Read the audited labels.
+
+    Raises:
+        UserError: the file is missing or broken, or names a class that is not among `classes`.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -149,7 +160,7 @@ def _read_labels(path: Path, classes: Sequence[str]) -> LabelColumns:
     )
 
 
-def _read_arrays(path: Path, num_samples: int) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, num_samples: int, num_classes: int) -> dict[str, np.ndarray]:
     _require(path)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -161,11 +172,36 @@ def _read_arrays(path: Path, num_samples: int) -> dict[str, np.ndarray]:
             raise _broken(path, f"it has no array {name}")
     if len(arrays["loss"]) != num_samples:
         raise _broken(path, f"it holds {len(arrays['loss']):,} losses for {num_samples:,} labels")
-    for name in ("worst", "neighbours"):
-        rows = arrays[name]
+    for name in ("worst", "neighbours", "duplicates"):
+        rows = arrays.get(name, np.empty(0))
         if rows.size and not 0 <= rows.min() <= rows.max() < num_samples:
             raise _broken(path, f"{name} names a row that labels.parquet does not have")
+    _check_optional(path, arrays, num_samples, num_classes)
     return arrays
+
+
+def _check_optional(
+    path: Path, arrays: dict[str, np.ndarray], num_samples: int, num_classes: int
+) -> None:
+    """What older runs do not have must fit the rest where it is there."""
+    square = (num_classes, num_classes)
+    wanted: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("transition", "transition_low", "transition_high"), square),
+        "evidence": (num_samples, len(arrays.get("evidence_names", ()))),
+    }
+    if "duplicates" in arrays:
+        number = len(arrays["duplicates"])
+        wanted |= {"duplicates": (number, 2), "duplicate_similarity": (number,)}
+    if "pair_rows" in arrays:
+        number = len(arrays["pair_rows"])
+        wanted["pair_rows"] = (number, 2)
+        wanted |= dict.fromkeys(("pair_counts", "pair_low", "pair_high"), (number,))
+        pairs = arrays["pair_rows"]
+        if pairs.size and not 0 <= pairs.min() <= pairs.max() < num_classes:
+            raise _broken(path, "pair_rows names a class that config.json does not have")
+    for name, shape in wanted.items():
+        if name in arrays and arrays[name].shape != shape:
+            raise _broken(path, f"{name} has shape {arrays[name].shape}, not {shape}")
 
 
 def _read_epochs(path: Path) -> list[dict[str, Any]]:
@@ -178,6 +214,10 @@ def _read_epochs(path: Path) -> list[dict[str, Any]]:
     if not whole:
         raise _broken(path, "it holds no epoch")
     return whole
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def _require(path: Path) -> None:

@@ -52,6 +52,8 @@ def assemble(raw: Raw, options: Options) -> Source:
     if options.limit is not None:
         strata = labels if len(labels) else np.zeros(count, dtype=np.int64)
         rows = stratified_rows(strata, options.limit, options.seed)
+    if options.rows is not None:
+        rows = options.rows
     inputs, kept, remarks = _inputs(raw, rows, options)
     rows = rows[kept]
     labels = labels[rows] if len(labels) else labels
@@ -145,6 +147,8 @@ def _given(raw: Raw, options: Options, truth: Labels | None) -> tuple[Labels, np
 
 def _inputs(raw: Raw, rows: np.ndarray, options: Options) -> tuple[Tensor, np.ndarray, list[str]]:
     """Return the inputs of `rows`, the positions of `rows` that could be read, and remarks."""
+    if not options.inputs:
+        return torch.empty((len(rows), 0)), np.arange(len(rows)), []
     if isinstance(raw.inputs, np.ndarray):
         inputs = to_inputs(raw.inputs, rows, raw.ids, options.image_size, options.channels)
         return inputs, np.arange(len(rows)), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 Kind = Literal["images", "embeddings"]
+NO_CLASS = -1
+"""True label of a sample that belongs to none of the classes: whatever its given label, it is
+wrong. Such a sample is trained on and audited, and never tested on."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Dataset:
             self.inputs, labels, self.classes, self.ids, self.name, self.flip, self.notes
         )
 
+    def with_inputs(self, inputs: Tensor) -> Dataset:
+        """Return the same labels and ids with other inputs of the same shape."""
+        assert inputs.shape == self.inputs.shape
+        return replace(self, inputs=inputs)
+
     def subset(self, rows: Sequence[int] | np.ndarray | Tensor) -> Dataset:
         """Return the samples at `rows`, in that order."""
         index = torch.as_tensor(rows, dtype=torch.int64)
@@ -97,7 +105,8 @@ class Truth:
     selection rule can be handed true labels by accident; a test checks that none imports it.
 
     Args:
-        labels: true labels (N) int64, aligned with the data set's rows.
+        labels: true labels (N) int64, aligned with the data set's rows; `NO_CLASS` where a sample
+            belongs to none of the classes.
     """
 
     labels: Tensor = field(repr=False)

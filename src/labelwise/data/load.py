@@ -15,7 +15,7 @@ from labelwise.data.source import DataSource, OnBadImage, Options, reading
 from labelwise.discovery import discover
 from labelwise.errors import UserError, nearest
 
-__all__ = ["load", "split", "stratified_rows"]
+__all__ = ["load", "load_labels", "load_rows", "split", "stratified_rows"]
 
 PACKAGE = "labelwise.data.sources"
 
@@ -74,6 +74,10 @@ def load(
         channels=channels,
     )
     options.check()
+    return _read(data, options)
+
+
+def _read(data: object, options: Options) -> Source:
     source = _source_for(data)
     for option in ("labels", "label_column", "truth_column"):
         if getattr(options, option) is not None and option not in source.takes:
@@ -81,6 +85,53 @@ def load(
                 f"{option} means nothing for data of the kind {source.name!r}: leave it out."
             )
     return source.read(data, options)
+
+
+def load_labels(
+    data: str | Path,
+    *,
+    label_column: str | None = None,
+    truth_column: str | None = None,
+) -> Source:
+    """Read ids and labels only: no image is decoded, no embedding read.
+
+    A table then needs no column of images either: ids and labels are enough.
+
+    Args:
+        data: as `load` takes it.
+        label_column: column (or .npz key) of the given labels.
+        truth_column: column (or .npz key) of the true labels.
+
+    Returns:
+        All samples, with inputs (N, 0).
+
+    Raises:
+        UserError: the labels or ids cannot be used.
+    """
+    return _read(data, Options(label_column=label_column, truth_column=truth_column, inputs=False))
+
+
+def load_rows(
+    data: str | Path,
+    rows: np.ndarray,
+    *,
+    label_column: str | None = None,
+    image_size: int | None = None,
+) -> Source:
+    """Read some samples of a data set, and decode no other.
+
+    Args:
+        data: as `load` takes it.
+        rows: row numbers (M), rising.
+        label_column: column (or .npz key) of the given labels.
+        image_size: side of the square that every image is brought to, pixels.
+
+    Raises:
+        UserError: as `load`.
+    """
+    options = Options(label_column=label_column, image_size=image_size, rows=rows)
+    options.check()
+    return _read(data, options)
 
 
 def kinds() -> dict[str, type[DataSource]]:

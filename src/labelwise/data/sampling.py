@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from labelwise.data.dataset import Source
+from labelwise.data.dataset import NO_CLASS, Source
 from labelwise.errors import UserError
 from labelwise.rng import Draw
 
@@ -55,11 +55,12 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     """Set a part aside for testing: disjoint, seeded, stratified on the given labels.
 
     Every class keeps at least one sample for training. In the test part the given labels are
-    replaced by the true ones where they are known, since only those measure accuracy.
+    replaced by the true ones where they are known, since only those measure accuracy. Samples
+    that truly belong to no class cannot be tested on: all of them stay in the training part.
 
     Args:
         source: what to split.
-        fraction: share of the samples to set aside, in (0, 1).
+        fraction: share of the samples (of a class) to set aside, in (0, 1).
         seed: equal seeds give equal splits.
 
     Returns:
@@ -68,7 +69,11 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
     Raises:
         UserError: the fraction is out of range or leaves one part empty.
     """
-    data, count = source.data, len(source.data)
+    data, truth = source.data, source.truth
+    testable = np.arange(len(data))
+    if truth is not None and bool((truth.labels == NO_CLASS).any()):
+        testable = np.flatnonzero(truth.labels.numpy() != NO_CLASS)
+    count = len(testable)
     if not 0 < fraction < 1:
         raise UserError(f"test fraction {fraction} is out of range: give a number between 0 and 1.")
     num_test = round(count * fraction)
@@ -77,10 +82,10 @@ def split(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Source,
             f"a test fraction of {fraction} of {count} samples leaves one part empty. "
             f"Pass a test set with --test, or use more samples."
         )
-    labels = data.labels.numpy() if len(data.labels) else np.zeros(count, dtype=np.int64)
-    kept = stratified_rows(labels, count - num_test, seed, purpose="split")
-    held = np.setdiff1d(np.arange(count), kept, assume_unique=True)
-    truth = source.truth
+    labels = data.labels.numpy() if len(data.labels) else np.zeros(len(data), dtype=np.int64)
+    chosen = stratified_rows(labels[testable], count - num_test, seed, purpose="split")
+    held = np.setdiff1d(testable, testable[chosen], assume_unique=True)
+    kept = np.setdiff1d(np.arange(len(data)), held, assume_unique=True)
     train = Source(data.subset(kept), truth.subset(kept) if truth else None)
     test = Source(data.subset(held), truth.subset(held) if truth else None)
     if test.truth is not None:

@@ -21,7 +21,12 @@ SMALLEST_IMAGE, LARGEST_IMAGE = 4, 1024
 
 @dataclass(frozen=True)
 class Options:
-    """How a source is to be read; see `labelwise.data.load.load` for each field."""
+    """How a source is to be read; see `labelwise.data.load.load` for each field.
+
+    Args:
+        rows: row numbers, rising, of the samples to keep (`load_rows`); None keeps all.
+        inputs: False leaves the inputs out (`load_labels`): they become embeddings (N, 0).
+    """
 
     labels: object | None = None
     truth: object | None = None
@@ -34,6 +39,8 @@ class Options:
     classes: tuple[str, ...] | None = None
     require_labels: bool = True
     channels: int | None = None
+    rows: np.ndarray | None = None
+    inputs: bool = True
 
     def check(self) -> None:
         """Raise a `UserError` for a value out of range."""

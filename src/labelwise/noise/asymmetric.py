@@ -82,6 +82,7 @@ class Asymmetric(NoiseProcess):
         "Patrini et al. Making Deep Neural Networks Robust to Label Noise. CVPR 2017. "
         "arXiv 1609.03683"
     )
+    convention: ClassVar[str] = "probability that a class with a look-alike is mistaken for it"
 
     def transition_matrix(self, num_classes: int, classes: tuple[str, ...] = ()) -> Tensor:
         """`1 - rate` on the diagonal and `rate` at the look-alike; 1 where there is none."""

@@ -71,7 +71,11 @@ class Draws:
         """Uniform integers (N) int64 in [0, high), one per sample."""
         return (self.uniform(purpose) * high).long().clamp_max(high - 1)
 
+    def seed_of(self, purpose: str, part: int) -> int:
+        """A 63-bit seed for a library's own generator, that belongs to no sample."""
+        return rng.key(self.seed, self.name, purpose, part)
+
     def normal(self, purpose: str, part: int, *shape: int) -> Tensor:
         """Standard normal float64 numbers (*shape) that belong to no sample."""
-        generator = np.random.default_rng(rng.key(self.seed, self.name, purpose, part))
+        generator = np.random.default_rng(self.seed_of(purpose, part))
         return torch.from_numpy(generator.standard_normal(shape))

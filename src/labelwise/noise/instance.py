@@ -46,6 +46,7 @@ class Instance(NoiseProcess):
     citation: ClassVar[str] = (
         "Xia et al. Part-dependent Label Noise. NeurIPS 2020. arXiv 2006.07836"
     )
+    convention: ClassVar[str] = "mean of a sample's flip probability before truncation to [0, 1]"
     needs_inputs: ClassVar[bool] = True
 
     def transition_matrix(self, num_classes: int, classes: tuple[str, ...] = ()) -> Tensor | None:

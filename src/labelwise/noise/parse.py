@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from labelwise.discovery import discover, find
-from labelwise.errors import UserError
 from labelwise.noise.process import NoiseProcess
 
 
@@ -13,23 +12,15 @@ def processes() -> dict[str, type[NoiseProcess]]:
 
 
 def parse(text: str) -> NoiseProcess:
-    """Return the process that `text`, of the form ``KIND:RATE``, describes.
+    """Return the process that `text` describes.
+
+    Args:
+        text: ``KIND:RATE`` for most (``openset:RATE:SOURCE``, ``matrix:FILE``, ``human:COLUMN``);
+            each process reads what follows its name.
 
     Raises:
-        UserError: the kind is unknown, or the rate is missing, not a number or outside [0, 1).
+        UserError: the kind is unknown, or what follows it is missing or cannot be used.
     """
-    kind, colon, rate_text = (part.strip() for part in text.partition(":"))
+    kind, _, argument = (part.strip() for part in text.partition(":"))
     process = find("noise", kind, "labelwise.noise", NoiseProcess)  # type: ignore[type-abstract]
-    if not colon or not rate_text:
-        raise UserError(f"noise {text!r} has no rate. Write KIND:RATE, such as {kind}:0.2.")
-    number, percent = rate_text.removesuffix("%").strip(), rate_text.endswith("%")
-    try:
-        rate = float(number)
-    except ValueError:
-        raise UserError(
-            f"noise rate {rate_text!r} in {text!r} is not a number. Write a fraction in [0, 1), "
-            f"such as {kind}:0.2."
-        ) from None
-    if percent:
-        raise UserError(f"noise rate {rate_text!r} in {text!r}: write {kind}:{rate / 100:g}.")
-    return process(rate)
+    return process.from_text(argument)

@@ -25,6 +25,7 @@ class Symmetric(NoiseProcess):
 
     name: ClassVar[str] = "symmetric"
     citation: ClassVar[str] = "Li, Socher, Hoi. DivideMix. ICLR 2020. arXiv 2002.07394"
+    convention: ClassVar[str] = "probability that a label is redrawn, from all K classes"
 
     def transition_matrix(self, num_classes: int, classes: tuple[str, ...] = ()) -> Tensor:
         """`(1 - rate) I + rate / K`."""

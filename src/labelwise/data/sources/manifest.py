@@ -45,7 +45,10 @@ class Manifest(DataSource):
         id_column = _first(table, ("id",))
         ids = _ids(path, table, id_column)
         used = {column for column in (label, truth, id_column) if column is not None}
-        inputs, notes = _inputs(path, table, ids, used)
+        inputs: np.ndarray | _Cells = np.empty((len(ids), 0))
+        notes: tuple[str, ...] = ()
+        if options.inputs:
+            inputs, notes = _inputs(path, table, ids, used)
         raw = Raw(
             name=path.stem,
             place=f"the file {path}",

@@ -39,14 +39,17 @@ class Npz(DataSource):
         with _loaded(path) as arrays:
             keys = list(arrays.files)
             inputs = _first(keys, INPUT_KEYS)
-            if inputs is None:
+            label = _named(path, keys, options.label_column) or _first(keys, LABEL_KEYS)
+            if inputs is None and (options.inputs or label is None):
                 raise UserError(
                     f"{path} holds no inputs: its keys are {', '.join(keys) or 'none'}; name the "
                     f"inputs one of {', '.join(INPUT_KEYS)}."
                 )
-            label = _named(path, keys, options.label_column) or _first(keys, LABEL_KEYS)
             truth = _named(path, keys, options.truth_column) or _first(keys, TRUTH_KEYS)
-            values = _array(path, arrays, inputs)
+            if label and not options.inputs:
+                values = np.empty((len(_array(path, arrays, label)), 0))
+            else:
+                values = _array(path, arrays, inputs or "")
             names = _names(path, arrays) if "classes" in keys else None
             raw = Raw(
                 name=path.stem,

@@ -1,0 +1,163 @@
+"""From class probabilities to a verdict on every label, and how good the verdicts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labelwise.audit.posterior import Posterior, label_posterior, rate_interval
+from labelwise.audit.with_cleanlab import ranking_figures
+from labelwise.data.dataset import Truth
+from labelwise.data.neighbours import nearest_neighbours
+from labelwise.estimation.bootstrap import with_intervals
+from labelwise.estimation.combine import combine
+from labelwise.estimation.confident_joint import ConfidentJoint
+from labelwise.estimation.consensus import NUM_NEIGHBOURS, Consensus
+from labelwise.estimation.estimator import Estimate, Evidence
+from labelwise.estimation.probabilities import TopProbabilities
+
+MOST_CLASSES, COMPARED = 100, 20_000
+"""Neighbours estimate the noise up to so many classes, by so many samples at most."""
+MISLEADING = 0.05
+"""Neighbours that give so much more noise than the confident joint are of other classes."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the audit says about every label.
+
+    Args:
+        top: class probabilities and given labels (N).
+        estimate: how much noise there is, and between which classes.
+        posterior: P(given label is right) and more.
+        suspect: whether the given label looks wrong (N) bool.
+        suggested: the predicted label for suspects, else the given one (N) int64.
+        confidence: P(true = suggested) (N).
+        interval: of the noise rate, 95 %.
+        notes: remarks for the user.
+    """
+
+    top: TopProbabilities
+    estimate: Estimate
+    posterior: Posterior
+    suspect: Tensor
+    suggested: Tensor
+    confidence: Tensor
+    interval: tuple[float, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def expected_precision(self) -> float | None:
+        """Share of the suspects that are expected to be wrong: the mean of 1 - quality."""
+        return (
+            float(1 - self.posterior.quality[self.suspect].mean()) if self.suspect.any() else None
+        )
+
+
+def judge(top: TopProbabilities, features: Tensor | None = None, seed: int = 0) -> Verdict:
+    """Say which labels look wrong: quality below 0.5, and another class predicted.
+
+    Args:
+        top: class probabilities and given labels of N samples.
+        features: feature vectors (N, D), where there are some: neighbours tell the noise of a
+            class that the model has learnt, which probabilities cannot.
+        seed: of the interval's resampling.
+    """
+    estimate, note = ConfidentJoint().estimate(Evidence(top)), ""
+    if features is not None and top.num_classes <= MOST_CLASSES:
+        estimate, note = estimate_by_neighbours(top, features, estimate, seed)
+    by_neighbours = estimate.name == Consensus.name
+    posterior = label_posterior(top, estimate, match_rate=by_neighbours)
+    interval = (estimate.low or 0.0, 1.0 if estimate.high is None else estimate.high)
+    if not by_neighbours:
+        interval = rate_interval(top, estimate, posterior, seed)
+    suspect = (posterior.quality < 0.5) & (top.predicted != top.labels)
+    return Verdict(
+        top=top,
+        estimate=estimate,
+        posterior=posterior,
+        suspect=suspect,
+        suggested=torch.where(suspect, top.predicted, top.labels),
+        confidence=torch.where(suspect, posterior.predicted, posterior.quality),
+        interval=interval,
+        notes=(note,) if note else (),
+    )
+
+
+def estimate_by_neighbours(
+    top: TopProbabilities, features: Tensor, other: Estimate, seed: int
+) -> tuple[Estimate, str]:
+    """The noise by the labels of neighbours, or the other estimate where neighbours mislead.
+
+    Features in which neighbours are of different classes give too much noise. The confident
+    joint is rather too high than too low, so a rate well above it speaks against the features.
+
+    Args:
+        top: class probabilities and given labels of N samples.
+        features: feature vectors (N, D); above `COMPARED` samples a part is compared.
+        other: the confident joint.
+        seed: of the interval's resampling.
+
+    Returns:
+        The estimate, with an interval where it is that of the neighbours, and a note or "".
+    """
+    rows = torch.arange(0, len(top), -(-len(top) // COMPARED))
+    part = top.rows(rows)
+    evidence = Evidence(part, nearest_neighbours(features[rows], NUM_NEIGHBOURS)[0])
+    found = Consensus().estimate(evidence)
+    if found.noise_rate > other.noise_rate + MISLEADING:
+        return other, (
+            f"features not used for the noise rate: similar samples carry different labels more "
+            f"often ({found.noise_rate:.0%}) than the probabilities explain "
+            f"({other.noise_rate:.0%})"
+        )
+    both = [with_intervals(each, evidence, seed=seed) for each in (Consensus(), ConfidentJoint())]
+    return combine(both).estimate, ""
+
+
+def figures(verdict: Verdict, truth: Truth | None) -> dict[str, Any]:
+    """Totals of the audit; the figures that need truth are left out where it is not known."""
+    posterior, estimate = verdict.posterior, verdict.estimate
+    found: dict[str, Any] = {
+        "estimated_noise_rate": float(1 - posterior.quality.mean()),
+        "noise_rate_estimates": {estimate.name: estimate.noise_rate},
+        "noise_rate_interval": list(verdict.interval),
+        "num_suspects": int(verdict.suspect.sum()),
+        "expected_precision": verdict.expected_precision,
+        "temperature": posterior.temperature,
+        "prediction_agreement": float(
+            (verdict.top.predicted == verdict.top.labels).double().mean()
+        ),
+    }
+    if truth is None:
+        return found
+    wrong = (verdict.top.labels != truth.labels).numpy()
+    suspect = verdict.suspect.numpy()
+    right = (verdict.suggested == truth.labels).numpy()
+    found["realised_noise_rate"] = float(wrong.mean())
+    found["quality_calibration_error"] = calibration_error(posterior.quality.numpy(), ~wrong)
+    found |= ranking_figures(wrong, 1 - posterior.quality.double().numpy(), suspect)
+    if suspect.any():
+        found["suggestion_accuracy"] = float(right[suspect].mean())
+    found["label_accuracy_given"] = float(1 - wrong.mean())
+    found["label_accuracy_suggested"] = float(right.mean())
+    return found
+
+
+def calibration_error(quality: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: mean |P(right) - share right| over equal bins of quality.
+
+    Guo et al. 2017, eq. 3, for the event that the given label is right.
+
+    Args:
+        quality: P(given label is right) (N).
+        right: whether it is (N) bool.
+        bins: number of bins of equal width.
+    """
+    place = np.clip((quality * bins).astype(np.int64), 0, bins - 1)
+    gap = np.bincount(place, quality.astype(np.float64) - right, minlength=bins)
+    return float(np.abs(gap).sum() / len(quality))

@@ -1,0 +1,1 @@
+"""How much label noise there is, and between which classes, estimated without clean labels."""

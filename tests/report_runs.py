@@ -1,0 +1,184 @@
+"""Finished runs written by hand, for the tests of the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def write_run(
+    path: Path,
+    *,
+    num_samples: int = 200,
+    classes: tuple[str, ...] = ("cat", "dog", "bird"),
+    truth: bool = True,
+    shape: tuple[int, ...] = (3, 8, 8),
+    ids: list[Any] | None = None,
+    fitted: bool = True,
+    fallback: str | None = None,
+    test: bool = True,
+) -> Path:
+    """A finished run in which every wrong label (about 20%) is found, by hand."""
+    path.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    names = np.array(classes, dtype=object)
+    true = random.integers(0, len(classes), num_samples)
+    given = np.where(random.random(num_samples) < 0.2, (true + 1) % len(classes), true)
+    wrong = given != true
+    quality = np.where(wrong, 0.1, 0.9) + 0.05 * random.random(num_samples)
+    table = pd.DataFrame(
+        {
+            "id": [f"row-{k}" for k in range(num_samples)] if ids is None else ids,
+            "given_label": names[given],
+            "label_quality": quality.astype(np.float32),
+            "predicted_label": names[true],
+            "suggested_label": names[true],
+            "suggestion_confidence": np.full(num_samples, 0.8, dtype=np.float32),
+            "is_suspect": wrong,
+        }
+    )
+    if truth:
+        table["true_label"] = names[true]
+    table.to_parquet(path / "labels.parquet", index=False)
+    images = len(shape) == 3
+    worst = np.argsort(quality)[:60]
+    grid = np.linspace(0, 4, 50)
+    bumps = np.stack([np.exp(-((grid - 0.2) ** 2)), 0.2 * np.exp(-((grid - 2.5) ** 2))])
+    arrays = {
+        "loss": -np.log(quality),
+        "loss_grid": grid,
+        "loss_density": bumps if fitted else np.zeros_like(bumps),
+        "worst": worst,
+        "neighbours": random.integers(0, num_samples, (len(worst), 3)),
+        "similarity": random.random((len(worst), 3), dtype=np.float32),
+    }
+    if images:
+        size = (len(worst), *shape)
+        arrays["worst_images"] = random.integers(0, 255, size, dtype=np.uint8)
+        size = (len(worst), 3, *shape)
+        arrays["neighbour_images"] = random.integers(0, 255, size, dtype=np.uint8)
+    np.savez_compressed(path / "evidence.npz", **arrays)
+    config = {
+        "data": "my data.npz",
+        "method": "dividemix",
+        "settings": {"dividemix.alpha": 4.0, "dividemix.threshold": None},
+        "schedule": {"epochs": 4, "batch_size": 64, "lr": 0.02, "warmup": 1},
+        "model": "small_resnet",
+        "seed": 3,
+        "on_bad_image": "error",
+        "devices": 1,
+    }
+    described = {
+        "config": config,
+        "data": {
+            "name": "pets",
+            "kind": "images" if images else "embeddings",
+            "num_samples": num_samples,
+            "shape": list(shape),
+            "classes": list(classes),
+            "num_test": 50 if test else 0,
+            "truth_known": truth,
+            "label_hash": "0123456789abcdef0123",
+        },
+        "noise": None,
+        "citation": "Li, Socher, Hoi, DivideMix, ICLR 2020",
+        "versions": {"python": "3.11", "labelwise": "0.1.0"},
+        "hardware": {"cpu": "some"},
+        "commit": None,
+    }
+    (path / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    summary: dict[str, Any] = {
+        "epochs": 4,
+        "num_samples": num_samples,
+        "estimated_noise_rate": 0.21,
+        "num_suspects": int(wrong.sum()),
+        "wall_seconds": 75.2,
+        "images_per_second": 1234,
+        "peak_memory_bytes": 2 * 10**9,
+        "notes": ["1 image was skipped", "1 image was skipped"],
+        "mixture_fallback": fallback,
+    }
+    if test:
+        summary |= {"test_accuracy_last": 0.913, "test_accuracy_best": 0.934}
+        summary["test_accuracy_last_epochs"] = 4
+    if truth:
+        summary |= {"realised_noise_rate": 0.19, "label_error_auroc": 0.987}
+        summary |= {"suspect_recall": 0.8, "suggestion_accuracy": 0.95}
+        summary |= {"label_accuracy_given": 0.81, "label_accuracy_suggested": 0.96}
+    (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    rows = [
+        {
+            "epoch": epoch,
+            **({"test_accuracy": 0.9 + 0.01 * epoch} if test else {}),
+            **({"clean_fraction_0": 0.8, "estimated_noise_rate": 0.2} if epoch > 1 else {}),
+            "mix-0/labelled": 1 / epoch,
+            "mix-1/labelled": float("nan") if epoch == 3 else 3 / epoch,
+            "phase_seconds": {"mix-0": 1.0, "mix-1": 2.0},
+        }
+        for epoch in range(1, 5)
+    ]
+    text = "\n".join(json.dumps(row) for row in rows)
+    (path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    return path
+
+
+NEW_SUMMARY = {
+    "noise_rate_interval": [0.17, 0.26],
+    "noise_rate_estimates": {"mixture": 0.21, "anchor points": 0.19},
+    "expected_precision": 0.87,
+    "expected_recall": 0.72,
+    "suspect_threshold": 0.43,
+    "calibration_error": 0.031,
+    "calibration_error_truth": 0.027,
+    "num_planted": 40,
+    "quality_method": "evidence combined on labels that were made wrong on purpose",
+}
+KINDS = ("clean posterior", "margin", "agreement", "neighbour vote", "stability", "learned early")
+
+
+def new_arrays(run: Path) -> dict[str, np.ndarray]:
+    """What a run may hold beside the arrays of `write_run`: evidence, reliability, duplicates."""
+    random = np.random.default_rng(1)
+    described = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
+    number, num_classes = described["num_samples"], len(described["classes"])
+    share = np.linspace(0.05, 0.95, 10)
+    reliability = np.stack([share, np.clip(share + 0.03, 0, 1), np.full(10, 20.0)], axis=1)
+    reliability[4] = np.nan
+    arrays: dict[str, Any] = {
+        "evidence": random.random((number, len(KINDS)), dtype=np.float32),
+        "evidence_names": np.array(KINDS),
+        "reliability": reliability,
+    }
+    if described["truth_known"]:
+        arrays["reliability_truth"] = reliability - [0, 0.02, 0]
+    if num_classes <= 20:
+        share = 0.8 * np.eye(num_classes) + 0.2 * np.roll(np.eye(num_classes), 1, axis=1)
+        arrays |= {"transition": share, "transition_low": share * 0.75}
+        arrays["transition_high"] = np.minimum(1, share * 1.25 + 0.01)
+    else:
+        arrays["pair_rows"] = np.array([[0, 1], [5, 2], [7, 3]])
+        arrays["pair_counts"] = np.array([3.2, 40.4, 12.0])
+        arrays |= {"pair_low": 0.5 * arrays["pair_counts"]}
+        arrays |= {"pair_high": 2.0 * arrays["pair_counts"]}
+    given = pd.read_parquet(run / "labels.parquet").given_label.to_numpy()
+    pairs = [(k, k + 1) for k in range(number - 1) if given[k] != given[k + 1]][:30]
+    arrays["duplicates"] = np.array(pairs)
+    arrays["duplicate_similarity"] = np.linspace(1, 0.97, len(pairs)).astype(np.float32)
+    if described["kind"] == "images":
+        size = (len(pairs), 2, *described["shape"])
+        arrays["duplicate_images"] = random.integers(0, 255, size, dtype=np.uint8)
+    return arrays
+
+
+def write_full_run(path: Path, **options: Any) -> Path:
+    """A run with all that the report can show."""
+    run = write_run(path, **options)
+    with np.load(run / "evidence.npz") as file:
+        np.savez(run / "evidence.npz", **dict(file), **new_arrays(run))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | NEW_SUMMARY))
+    return run
