@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labelwise.audit.decisions import apply_decisions
+    from labelwise.audit.pred_probs import from_cleanlab, to_cleanlab, write_pred_probs
     from labelwise.estimator import Interrupted, Result, fit, load_run, resume
     from labelwise.methods.ce import CrossEntropy
     from labelwise.methods.coteaching import CoTeaching
@@ -28,6 +30,10 @@ _WHERE = {
     "load_run": "labelwise.estimator",
     "Result": "labelwise.estimator",
     "Interrupted": "labelwise.estimator",
+    "apply_decisions": "labelwise.audit.decisions",
+    "from_cleanlab": "labelwise.audit.pred_probs",
+    "to_cleanlab": "labelwise.audit.pred_probs",
+    "write_pred_probs": "labelwise.audit.pred_probs",
     "CrossEntropy": "labelwise.methods.ce",
     "MixUp": "labelwise.methods.mixup",
     "CoTeaching": "labelwise.methods.coteaching",
@@ -43,9 +49,13 @@ __all__ = [
     "Interrupted",
     "MixUp",
     "Result",
+    "apply_decisions",
     "fit",
+    "from_cleanlab",
     "load_run",
     "resume",
+    "to_cleanlab",
+    "write_pred_probs",
 ]
 
 

@@ -128,6 +128,9 @@ class RunConfig(Strict):
     test: str | None = Field(None, description="data source for testing")
     limit: int | None = Field(None, ge=2, description="keep a stratified sample of this size")
     noise: str | None = Field(None, description="noise to plant: KIND:RATE")
+    plant: float = Field(
+        0.03, ge=0, le=0.2, description="share of labels made wrong on purpose, to calibrate by"
+    )
     image_size: int | None = Field(None, description="resize images to this square, pixels")
     on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images")
     device: str = Field("auto", description="auto, cpu, cuda")

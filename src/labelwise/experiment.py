@@ -20,6 +20,7 @@ from labelwise.errors import UserError
 from labelwise.methods import all_settings, parse_method
 from labelwise.models.build import NetworkSpec, auto_model, build_network
 from labelwise.noise.parse import parse as parse_noise
+from labelwise.noise.planting import Planted, plant_wrong_labels
 from labelwise.rng import Draw
 from labelwise.training import memory
 from labelwise.training.checkpoint import Checkpoints
@@ -31,6 +32,7 @@ from labelwise.training.loop import Trainer
 from labelwise.training.method import Method, Problem
 from labelwise.training.progress import Silent
 from labelwise.training.ranks import Ranks
+from labelwise.training.trace import trace_columns
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,12 +47,14 @@ class Prepared:
         truth: their true labels, if known.
         test: test samples with labels that are taken as true, if there are any.
         noise: what was planted, for `config.json`.
+        planted: labels made wrong on purpose for the run, to calibrate the audit by.
     """
 
     train: Dataset
     truth: Truth | None
     test: Source | None
     noise: dict[str, Any] | None
+    planted: Planted | None = None
 
 
 IN_MEMORY = "(in memory)"
@@ -104,7 +108,14 @@ def prepare(config: RunConfig, memory: InMemory | None = None) -> Prepared:
         test = load_test(config, source.data, memory.test)
     elif source.truth is not None:
         source, test = split(source, seed=config.seed)
-    return Prepared(source.data, source.truth, test, noise)
+    planted = plant_wrong_labels(source.data, config.plant, config.seed)
+    return Prepared(source.data, source.truth, test, noise, planted)
+
+
+def trained_on(prepared: Prepared) -> Dataset:
+    """The training data as the networks see them: with the planted labels put in."""
+    train, planted = prepared.train, prepared.planted
+    return train if planted is None else train.with_labels(planted.in_place_of(train.labels))
 
 
 def load_test(config: RunConfig, train: Dataset, data: Any = None) -> Source:
@@ -210,7 +221,7 @@ def assemble(
     device = torch.device(config.device)
     num_test = 0 if test is None else len(test.data)
     memory.require_memory(predict_memory(config, train, method, networks[0], num_test), device)
-    store = Store.of(train, fabric.device)
+    store = Store.of(trained_on(prepared), fabric.device)
     options = ViewOptions.of(train)
     fitting = {n: c.for_data(options) for n, c in views().items() if train.kind in c.kinds}
     test_store = None if test is None else Store.of(test.data, fabric.device)
@@ -243,7 +254,10 @@ def predict_memory(
     """Predicted memory of a run by part, bytes."""
     per_sample = sum(
         torch.empty((), dtype=column.dtype).element_size() * int(np.prod(column.shape, dtype=int))
-        for column in method.all_columns()
+        for column in (
+            *method.all_columns(),
+            *trace_columns(train.num_classes, len(train), method.num_peers),
+        )
     )
     rows = math.ceil(method.schedule.batch_size / config.devices) * method.rows_per_sample
     return memory.predict_bytes(

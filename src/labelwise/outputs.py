@@ -16,9 +16,10 @@ import torch
 from labelwise.audit.evidence import (
     audit_figures,
     evidence_arrays,
-    gather_evidence,
     labels_table,
+    reach_verdicts,
 )
+from labelwise.audit.observed import Observer
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset
 from labelwise.data.files import write_atomically, write_json, write_table
@@ -105,12 +106,21 @@ def finish(
     """
     train, truth = prepared.train, prepared.truth
     rows = trainer.journal.rows()
+    observer = Observer(
+        trainer.plain,
+        trainer.store,
+        train.labels,
+        trainer.views,
+        trainer.ledger,
+        prepared.planted,
+        config.seed,
+    )
     with trainer.fabric.autocast():
-        evidence = gather_evidence(trainer.plain, trainer.store)
-    table = labels_table(train, evidence, truth)
+        found = reach_verdicts(observer.gather(), trainer.plain, trainer.store, config.seed)
+    table = labels_table(train, found, truth)
     write_table(table, folder.labels)
     write_table(table, folder.labels.with_suffix(".csv"))
-    arrays = evidence_arrays(train, evidence)
+    arrays = evidence_arrays(train, found, truth)
     write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     save_model(trainer, train, config, folder)
     summary = {
@@ -120,13 +130,17 @@ def finish(
         "num_samples": len(train),
         "epochs": trainer.schedule.epochs,
         **accuracy_figures(rows),
-        **audit_figures(train, evidence, truth),
+        **audit_figures(train, found, truth),
         "wall_seconds": round(trainer.position.seconds, 3),
         "images_per_second": round(trainer.position.images / max(trainer.position.seconds, 1e-9)),
         "peak_memory_bytes": peak_memory(config.device),
-        "notes": [*train.notes, *(note for row in rows for note in row.get("notes", []))],
+        "notes": [
+            *train.notes,
+            *(note for row in rows for note in row.get("notes", [])),
+            *found.notes,
+        ],
         "decisions": dict(trainer.ledger.decisions),
-        "mixture_fallback": evidence.fallback,
+        "mixture_fallback": found.fallback,
     }
     write_json(folder.summary, summary)
     return summary

@@ -15,6 +15,7 @@ import typer
 
 import labelwise
 from labelwise import cli
+from labelwise.cli.shared import parse_assignments
 from labelwise.config import RunConfig, Schedule
 from labelwise.data.sources.npz import INPUT_KEYS, LABEL_KEYS
 from labelwise.methods import known_methods, parse_method
@@ -135,7 +136,7 @@ def check_value(option: str, value: str) -> None:
     elif option == "--noise":
         parse_noise(value)
     elif option == "--set":
-        settings, schedule = cli.parse_assignments([value])
+        settings, schedule = parse_assignments([value])
         assert set(schedule) <= set(Schedule.model_fields), value
         for setting, wanted in settings.items():
             takers = [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from labelwise.audit.run_files import RunFiles
+from labelwise.data.dataset import NO_CLASS
 
 PICTURE = 128
 """Largest side of a card's picture, pixels; larger images are reduced."""
@@ -19,6 +21,8 @@ SMALL = 48
 BUDGET = 2_200_000
 """Characters of pictures on all cards; the page stops adding cards there, but shows `AT_LEAST`."""
 AT_LEAST = 24
+
+NO_CLASS_NAME = "none of the classes"
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def build_cards(run: RunFiles) -> list[Card]:
                 suggested=classes[suggested] if suspect else None,
                 quality=float(labels.quality[row]),
                 confidence=float(confidence[place]),
-                truth=None if truth is None else classes[truth],
-                right=None if truth is None else truth == suggested,
+                truth=None if truth is None else true_name(truth, classes),
+                right=None if truth is None else _is_right(truth, suggested, suspect),
                 picture=picture,
                 neighbours=neighbours,
                 given_class=given,
@@ -127,6 +131,16 @@ def build_cards(run: RunFiles) -> list[Card]:
             )
         )
     return cards
+
+
+def true_name(truth: int, classes: Sequence[str]) -> str:
+    """The true label in words."""
+    return NO_CLASS_NAME if truth == NO_CLASS else classes[truth]
+
+
+def _is_right(truth: int, suggested: int, suspect: bool) -> bool:
+    """Whether the audit was right: no suggestion fits a sample of no class, but doubt does."""
+    return suspect if truth == NO_CLASS else truth == suggested
 
 
 def evidence_bars(run: RunFiles, rows: np.ndarray) -> list[tuple[Bar, ...]]:

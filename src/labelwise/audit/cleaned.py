@@ -17,6 +17,7 @@ from labelwise.data.sources.manifest import IMAGE_COLUMNS, LABEL_COLUMNS, Manife
 from labelwise.data.tables import BATCH_ROWS, CsvTable, ParquetTable, Table
 from labelwise.data.wording import few, plural, quoted
 from labelwise.errors import UserError
+from labelwise.noise.openset import OpenSet
 from labelwise.training.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -61,12 +62,25 @@ def write_cleaned(
     path = Path(str(data)).expanduser()
     if path.is_dir():
         _write(out, [_with_files(verdicts, rows, path, out)])
-        return ()
+        return _foreign(described)
     if Manifest.matches(path):
-        return _join(verdicts, path, out, described)
+        return (*_join(verdicts, path, out, described), *_foreign(described))
     raise UserError(
         f"{data} cannot be joined: pass the folder or the .csv, .tsv or .parquet table that the "
         f"run was trained on. For arrays and digits leave --data out and match by id."
+    )
+
+
+def _foreign(described: dict[str, Any]) -> tuple[str, ...]:
+    """A remark where the run was trained on other inputs than its data hold."""
+    noise = described.get("noise") or {}
+    if noise.get("process") != OpenSet.name:
+        return ()
+    number = noise.get("num_foreign")
+    which = "some" if number is None else f"{number:,}"
+    return (
+        f"the run replaced {which} inputs by foreign ones ({OpenSet.name} noise); the table holds "
+        "the original inputs, which decisions about foreign ones do not fit",
     )
 
 

@@ -1,6 +1,11 @@
 """From a finished run to what is known about each label.
 
 Evaluation and audit are the only places that may hold `Truth`.
+
+Class probabilities come from three sources of one and the same run (`labelwise.audit.observed`).
+With the estimated confusions between classes (`labelwise.estimation`) they give P(given label is
+right) by Bayes' rule (`labelwise.audit.posterior`); labels planted wrong on purpose weigh it
+against the other signs and set how sure a doubt may be (`labelwise.audit.fusion`).
 """
 
 from __future__ import annotations
@@ -12,88 +17,258 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit, logit
 from torch import Tensor, nn
 
+from labelwise.audit.estimate_arrays import duplicate_arrays, transition_arrays
+from labelwise.audit.fusion import (
+    curve_error,
+    fit_fusion,
+    reliability,
+    true_reliability,
+)
+from labelwise.audit.judge import estimate_by_neighbours
+from labelwise.audit.observed import SIGNS, Observed, Said
+from labelwise.audit.posterior import (
+    Posterior,
+    fit_temperature,
+    qualities,
+    rate_interval,
+    smoothed,
+    with_mean,
+)
+from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Dataset, Truth
 from labelwise.data.store import Store
+from labelwise.estimation.confident_joint import ConfidentJoint
+from labelwise.estimation.consensus import Consensus
+from labelwise.estimation.estimator import MIN_SAMPLES, Estimate
+from labelwise.estimation.estimator import Evidence as Seen
 from labelwise.selection.mixture import MixtureFit, mixture
-from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.training.evaluate import evaluating
 
-WORST = 60
+WORST = 200
 NEIGHBOURS = 3
 GRID = 200
+MOST_CLASSES = 100
+"""Above it neighbours are not asked how noisy the labels are."""
+EVIDENCE = ("label posterior", "clean posterior", *SIGNS)
+"""Names of the columns of `Verdicts.signs`."""
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Verdicts:
     """What the audit found, per sample and in total.
 
     Args:
         quality: P(given label is right) (N).
-        predicted: argmax of the networks' mean probability (N).
-        suggested: the predicted label where the given one is suspect, else the given one (N).
-        confidence: mean probability of the suggested label (N).
+        planted_quality: the same score for the planted labels (M), which are wrong.
+        predicted: most probable class of training, views and neighbours together (N).
+        suggested: the predicted class where the given one is suspect, else the given one (N).
+        confidence: P(suggested label is right) (N).
         suspect: whether the given label looks wrong (N) bool.
+        signs: the evidence (N, E) in [0, 1]; 1 speaks for the given label (`EVIDENCE`).
+        estimate: noise rate and confusions between classes.
+        interval: of the noise rate, 95 %.
+        noise_rate: estimated share of wrong labels.
         loss: mean over networks of the cross-entropy of the given label (N), nats.
         fit: mixture fitted to `loss`, for the picture.
-        fallback: which guard rail took over in the fits that give the quality, or None.
+        fallback: which guard rail took over in the mixtures, or None.
+        method: in words, how the quality was obtained.
+        notes: remarks for the user.
         worst: rows of the lowest-quality labels, worst first (at most `WORST`).
         neighbours: nearest other samples of each of them in feature space (W, 3).
         similarity: cosine similarity of each neighbour (W, 3).
     """
 
     quality: Tensor
+    planted_quality: Tensor
     predicted: Tensor
     suggested: Tensor
     confidence: Tensor
     suspect: Tensor
+    signs: Tensor
+    estimate: Estimate
+    interval: tuple[float, float]
+    noise_rate: float
     loss: Tensor
     fit: MixtureFit
     fallback: str | None
+    method: str
+    notes: tuple[str, ...]
     worst: Tensor
     neighbours: Tensor
     similarity: Tensor
 
+    @property
+    def expected_precision(self) -> float | None:
+        """Share of the suspects that are expected to be wrong: the mean of 1 - quality."""
+        return float(1 - self.quality[self.suspect].mean()) if self.suspect.any() else None
 
-@torch.no_grad()
-def gather_evidence(networks: Sequence[nn.Module], store: Store, block: int = 1024) -> Evidence:
-    """Score every sample once more with the final networks and say what they think of its label.
+    @property
+    def expected_recall(self) -> float | None:
+        """Share of the wrong labels that are expected to be among the suspects."""
+        doubt = 1 - self.quality.double()
+        return float(doubt[self.suspect].sum() / doubt.sum()) if doubt.sum() > 0 else None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Quality before anything is made of it.
 
     Args:
-        networks: the trained networks.
-        store: training inputs and given labels.
-        block: batch size.
+        quality: P(given label is right) (N).
+        planted: the same score for the planted labels (M).
+        posterior: P(given label is right) by the noise model alone (N).
+        predicted: P(most probable class is right) by the noise model alone (N).
+        method: in words, how it was obtained.
     """
-    with evaluating(networks):
-        parts = [
-            _score(networks, store.plain(index), store.labels[index])
-            for index in store.blocks(block)
-        ]
-    losses, own, predicted, top = (torch.cat(column) for column in zip(*parts, strict=True))
-    quality, fallback = label_quality(losses)
-    loss = losses.mean(1)
-    fit = mixture("gaussian").fit(loss)
-    # Many posteriors are exactly 0 or 1: the probability of the given label orders those.
-    order = torch.argsort(quality + 1e-3 * own, stable=True)
-    suspect = (quality < 0.5) & (predicted != store.labels)
-    suggested = torch.where(suspect, predicted, store.labels)
-    confidence = torch.where(suspect, top, own)
-    worst = order[:WORST]
-    neighbours, similarity = nearest(networks, store, worst, block)
-    return Evidence(
+
+    quality: Tensor
+    planted: Tensor
+    posterior: Tensor
+    predicted: Tensor
+    method: str
+
+
+def reach_verdicts(
+    observed: Observed, networks: Sequence[nn.Module], store: Store, seed: int = 0
+) -> Verdicts:
+    """Weigh the evidence about every label.
+
+    A label is suspect where its quality is below one half and another class is more probable.
+
+    Args:
+        observed: what the run knows.
+        networks: the trained networks, for the neighbours of the worst.
+        store: training inputs.
+        seed: of the intervals' resampling.
+    """
+    top = observed.given.sources["all"]
+    estimate, note = estimate_noise_of(observed, seed)
+    by_neighbours = estimate.name == Consensus.name
+    clean, planted_clean, fallback = clean_posteriors(observed)
+    weighed = weigh(observed, estimate, clean, planted_clean)
+    quality = weighed.quality
+    if by_neighbours:
+        interval = (estimate.low or 0.0, 1.0 if estimate.high is None else estimate.high)
+        rate = estimate.noise_rate
+    else:
+        rate = float(1 - quality.double().mean())
+        temperature = fit_temperature(top, smoothed(estimate, top.labels).float())
+        plain = Posterior(weighed.posterior, weighed.predicted, temperature)
+        low, high = rate_interval(top, estimate, plain, seed)
+        interval = (min(low, rate), max(high, rate))
+    suspect = (quality < 0.5) & (top.predicted != top.labels)
+    others = (1 - quality) / (1 - weighed.posterior).clamp_min(1e-6)
+    loss = observed.given.losses.mean(1)
+    # Many qualities are practically 0 or 1: the probability of the given label orders those.
+    worst = torch.argsort(quality + 1e-3 * observed.given.own, stable=True)[:WORST]
+    neighbours, similarity = nearest(networks, store, worst.to(store.device))
+    return Verdicts(
         quality=quality,
-        predicted=predicted,
-        suggested=suggested,
-        confidence=confidence,
+        planted_quality=weighed.planted,
+        predicted=top.predicted,
+        suggested=torch.where(suspect, top.predicted, top.labels),
+        confidence=torch.where(suspect, (weighed.predicted * others).clamp(0, 1), quality),
         suspect=suspect,
+        signs=torch.cat(
+            [torch.stack([weighed.posterior, clean], dim=1), observed.given.signs], dim=1
+        ),
+        estimate=estimate,
+        interval=interval,
+        noise_rate=rate,
         loss=loss,
-        fit=fit,
+        fit=mixture("gaussian").fit(loss),
         fallback=fallback,
+        method=weighed.method,
+        notes=(note,) if note else (),
         worst=worst,
-        neighbours=neighbours,
-        similarity=similarity,
+        neighbours=neighbours.cpu(),
+        similarity=similarity.cpu(),
     )
+
+
+def estimate_noise_of(observed: Observed, seed: int) -> tuple[Estimate, str]:
+    """How labels go wrong: by neighbours where they can be trusted, else the confident joint.
+
+    Args:
+        observed: what the run knows.
+        seed: of the intervals' resampling.
+
+    Returns:
+        The estimate, and a note where neighbours were not trusted, or "".
+    """
+    top = observed.given.sources["all"]
+    if len(top) < MIN_SAMPLES:
+        size = top.num_classes
+        joint = torch.diag(torch.bincount(top.labels, minlength=size).double()) / len(top)
+        return Estimate.from_joint("none", joint), (
+            f"{len(top)} samples are too few to estimate how noisy the labels are"
+        )
+    estimate = ConfidentJoint().estimate(Seen(top))
+    if top.num_classes > MOST_CLASSES or len(observed.references) < MIN_SAMPLES:
+        return estimate, ""
+    part = top.rows(observed.references)
+    return estimate_by_neighbours(part, observed.reference_features, estimate, seed)
+
+
+def clean_posteriors(observed: Observed) -> tuple[Tensor, Tensor, str | None]:
+    """Posteriors of the mixture over the final losses: of the given (N) and planted labels (M)."""
+    losses = observed.given.losses
+    size = len(losses)
+    if observed.planted is not None:
+        losses = torch.cat([losses, observed.planted.losses])
+    clean, fallback = label_quality(losses)
+    return clean[:size], clean[size:], fallback
+
+
+def weigh(observed: Observed, estimate: Estimate, clean: Tensor, planted_clean: Tensor) -> Weighed:
+    """One probability from all evidence, calibrated on the planted labels where there are some.
+
+    Args:
+        observed: what the run knows.
+        estimate: noise rate and confusions between classes.
+        clean: mixture posterior of the given labels (N).
+        planted_clean: the same of the planted labels (M).
+    """
+    top, by_neighbours = observed.given.sources["all"], estimate.name == Consensus.name
+    matrix = smoothed(estimate, top.labels).float()
+    temperature = fit_temperature(top, matrix)
+    posterior, predicted = qualities(top, matrix, temperature)
+    quality, planted = posterior, posterior.new_zeros(0)
+    method = "Bayes' rule on the class probabilities of the run and the estimated confusions"
+    if observed.planted is not None:
+        planted_posterior, _ = qualities(observed.planted.sources["all"], matrix, temperature)
+        rate = estimate.noise_rate if by_neighbours else float(1 - posterior.double().mean())
+        quality, planted = fused(
+            (posterior, _signs(observed.given, clean)),
+            (planted_posterior, _signs(observed.planted, planted_clean)),
+            rate,
+        )
+        method += f", weighed with the other evidence on {len(planted):,} planted wrong labels"
+    if by_neighbours and 0 < estimate.noise_rate < 1:
+        quality, planted = with_mean(quality, 1 - estimate.noise_rate, planted)
+        method += "; the mean is the noise rate that neighbours show"
+    return Weighed(quality, planted, posterior, predicted, method)
+
+
+def _signs(said: Said, clean: Tensor) -> np.ndarray:
+    return torch.cat([clean[:, None], said.signs], dim=1).double().numpy()
+
+
+def fused(
+    given: tuple[Tensor, np.ndarray], planted: tuple[Tensor, np.ndarray], noise_rate: float
+) -> tuple[Tensor, Tensor]:
+    """Quality of the given (N) and the planted labels (M) from posteriors and other signs."""
+    odds = [logit(part[0].double().clamp(1e-9, 1 - 1e-9).numpy()) for part in (given, planted)]
+    noise_rate = min(0.95, max(noise_rate, 1.0 / len(given[0])))
+    fusion = fit_fusion(odds[0], given[1], odds[1], planted[1], noise_rate)
+    both = [
+        torch.from_numpy(expit(fusion.log_odds(z, part[1]))).float()
+        for z, part in zip(odds, (given, planted), strict=True)
+    ]
+    return both[0], both[1]
 
 
 def label_quality(losses: Tensor) -> tuple[Tensor, str | None]:
@@ -108,18 +283,6 @@ def label_quality(losses: Tensor) -> tuple[Tensor, str | None]:
     fits = [mixture("gaussian").fit(column) for column in losses.T]
     fallback = next((fit.fallback for fit in fits if fit.fallback), None)
     return torch.stack([fit.clean for fit in fits]).mean(0), fallback
-
-
-def _score(
-    networks: Sequence[nn.Module], inputs: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses (B, P); the given label's mean probability, the prediction and its own, each (B)."""
-    logits = torch.stack([network(inputs)["classes"].float() for network in networks])
-    given = labels[None, :, None].expand(len(networks), -1, 1)
-    loss = -logits.log_softmax(2).gather(2, given)[..., 0].T
-    probability = logits.softmax(2).mean(0)
-    top, predicted = probability.max(1)
-    return loss, probability.gather(1, labels[:, None])[:, 0], predicted, top
 
 
 @torch.no_grad()
@@ -153,69 +316,93 @@ def nearest(
     return found, best
 
 
-def labels_table(data: Dataset, evidence: Evidence, truth: Truth | None) -> pd.DataFrame:
-    """The audit as one row per training sample, in the order of the data."""
-    names = np.asarray(data.classes, dtype=object)
+def labels_table(data: Dataset, found: Verdicts, truth: Truth | None) -> pd.DataFrame:
+    """The audit as one row per training sample, in the order of the data.
+
+    A sample that belongs to no class (planted open-set noise) has no `true_label`.
+    """
+    names = np.asarray([*data.classes, None], dtype=object)
     columns: dict[str, Any] = {
         "id": data.ids,
         "given_label": names[data.labels.numpy()],
-        "label_quality": _numpy(evidence.quality).round(6),
-        "predicted_label": names[_numpy(evidence.predicted)],
-        "suggested_label": names[_numpy(evidence.suggested)],
-        "suggestion_confidence": _numpy(evidence.confidence).round(6),
-        "is_suspect": _numpy(evidence.suspect),
+        "label_quality": _numpy(found.quality).round(6),
+        "predicted_label": names[_numpy(found.predicted)],
+        "suggested_label": names[_numpy(found.suggested)],
+        "suggestion_confidence": _numpy(found.confidence).round(6),
+        "is_suspect": _numpy(found.suspect),
     }
     if truth is not None:
         columns["true_label"] = names[truth.labels.numpy()]
     return pd.DataFrame(columns)
 
 
-def audit_figures(data: Dataset, evidence: Evidence, truth: Truth | None) -> dict[str, Any]:
+def audit_figures(data: Dataset, found: Verdicts, truth: Truth | None) -> dict[str, Any]:
     """Totals of the audit; the figures that need truth are left out where it is not known."""
     figures: dict[str, Any] = {
-        "estimated_noise_rate": float(estimate_noise_rate(evidence.quality)),
-        "num_suspects": int(evidence.suspect.sum()),
+        "estimated_noise_rate": found.noise_rate,
+        "noise_rate_interval": list(found.interval),
+        "noise_rate_estimates": {found.estimate.name: found.estimate.noise_rate},
+        "num_suspects": int(found.suspect.sum()),
+        "expected_precision": found.expected_precision,
+        "expected_recall": found.expected_recall,
+        "suspect_threshold": 0.5,
+        "num_planted": len(found.planted_quality),
+        "quality_method": found.method,
     }
+    if len(found.planted_quality):
+        figures["calibration_error"] = curve_error(_planted_curve(found))
+        figures["planted_found"] = float((found.planted_quality < 0.5).float().mean())
     if truth is None:
         return figures
     wrong = _numpy(data.labels != truth.labels)
-    suspect = _numpy(evidence.suspect)
-    right = _numpy(evidence.suggested.cpu() == truth.labels)
+    suspect = _numpy(found.suspect)
+    right = _numpy(found.suggested == truth.labels)
+    if foreign := int((truth.labels < 0).sum()):
+        figures["num_foreign"] = foreign
     figures["realised_noise_rate"] = float(wrong.mean())
-    if 0 < wrong.sum() < len(wrong):
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
-        doubt = 1 - _numpy(evidence.quality)
-        figures["label_error_auroc"] = float(roc_auc_score(wrong, doubt))
-        figures["label_error_average_precision"] = float(average_precision_score(wrong, doubt))
-        figures["suspect_recall"] = float(suspect[wrong].mean())
+    quality = _numpy(found.quality.double())
+    figures["calibration_error_truth"] = curve_error(true_reliability(quality, ~wrong))
+    figures |= ranking_figures(wrong, 1 - quality, suspect)
     if suspect.any():
-        figures["suspect_precision"] = float(wrong[suspect].mean())
         figures["suggestion_accuracy"] = float(right[suspect].mean())
     figures["label_accuracy_given"] = float(1 - wrong.mean())
     figures["label_accuracy_suggested"] = float(right.mean())
     return figures
 
 
-def evidence_arrays(data: Dataset, evidence: Evidence) -> dict[str, np.ndarray]:
+def evidence_arrays(data: Dataset, found: Verdicts, truth: Truth | None) -> dict[str, np.ndarray]:
     """What the report shows beyond the table, as arrays for `evidence.npz`."""
     grid = torch.linspace(0, 1, GRID, dtype=torch.float64)
-    fit = evidence.fit
-    worst, neighbours = evidence.worst.cpu(), evidence.neighbours.cpu()
+    fit = found.fit
+    worst, neighbours = found.worst, found.neighbours
     arrays = {
-        "loss": _numpy(evidence.loss),
+        "loss": _numpy(found.loss),
         "loss_grid": _numpy(fit.to_loss(grid)),
         "loss_density": _numpy(fit.density(grid)) / max(float(fit.high - fit.low), 1e-12),
         "worst": _numpy(worst),
         "neighbours": _numpy(neighbours),
-        "similarity": _numpy(evidence.similarity),
+        "similarity": _numpy(found.similarity),
+        "evidence": _numpy(found.signs.float()),
+        "evidence_names": np.asarray(EVIDENCE),
+        **transition_arrays(found.estimate, len(data)),
+        **duplicate_arrays(data),
     }
+    if len(found.planted_quality):
+        arrays["reliability"] = _planted_curve(found)
+    if truth is not None:
+        right = _numpy(data.labels == truth.labels)
+        arrays["reliability_truth"] = true_reliability(_numpy(found.quality.double()), right)
     if data.kind == "images":
         arrays["worst_images"] = _numpy(data.inputs[worst])
         arrays["neighbour_images"] = _numpy(
             data.inputs[neighbours.flatten()].reshape(*neighbours.shape, *data.shape)
         )
     return arrays
+
+
+def _planted_curve(found: Verdicts) -> np.ndarray:
+    quality, planted = (_numpy(part.double()) for part in (found.quality, found.planted_quality))
+    return reliability(quality, planted, found.noise_rate)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from labelwise.audit.estimate_arrays import duplicate_arrays, transition_arrays
 from labelwise.audit.judge import Verdict, figures, judge
 from labelwise.audit.report import write_report
 from labelwise.audit.with_cleanlab import (
@@ -28,6 +29,7 @@ from labelwise.data.neighbours import nearest_neighbours
 from labelwise.data.scores import Scores, open_scores, read_features
 from labelwise.errors import UserError
 from labelwise.estimation.confident_joint import ConfidentJoint
+from labelwise.estimation.consensus import NUM_NEIGHBOURS
 from labelwise.estimation.probabilities import TopProbabilities
 from labelwise.selection.mixture import mixture
 from labelwise.training.folder import RunFolder
@@ -37,6 +39,8 @@ METHOD = "pred-probs"
 WORST, NEIGHBOURS, GRID = 60, 3, 200
 THUMBNAIL = 96
 """Side in pixels of the report's pictures where the images differ in size."""
+COPIES_AMONG = 20_000
+"""Near duplicates are searched among so many samples at most: that reads every input."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def audit_pred_probs(
     """Audit labels by a file of class probabilities and write the folder.
 
     The probabilities are read in blocks, and of every sample only the largest are kept: memory is
-    O(N · 50), whatever the number of classes. Images are only decoded for the report's cards.
+    O(N · 50), whatever the number of classes. Images are decoded for the report's cards, and
+    where they are few to find near duplicates.
 
     Args:
         config: what is audited, and by what.
@@ -117,6 +122,7 @@ def audit_pred_probs(
     verdict = judge(top, features, config.seed)
     arrays = evidence_arrays(verdict, features)
     notes = [*data.notes, *scores.notes, *verdict.notes, *add_pictures(arrays, config, rows)]
+    arrays |= copies(config, rows, arrays)
     summary = {
         "method": METHOD,
         "seed": config.seed,
@@ -144,10 +150,7 @@ def audit_pred_probs(
         write_table(table, folder.labels.with_suffix(".csv"))
         write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
         write_json(folder.summary, {**summary, "notes": notes})
-        try:
-            write_report(out)
-        except UserError as error:  # the audit is whole without its page
-            notes.append(f"no report.html: {error}")
+        write_report(out)
     return {**summary, "notes": notes}
 
 
@@ -179,7 +182,7 @@ def read_top(scores: Scores, labels: Tensor, rows: np.ndarray) -> TopProbabiliti
 
 def labels_table(data: Dataset, verdict: Verdict, truth: Truth | None) -> pd.DataFrame:
     """The audit as one row per sample, in the order of the data, as a training run writes it."""
-    names = np.asarray(data.classes, dtype=object)
+    names = np.asarray([*data.classes, None], dtype=object)  # NO_CLASS, -1, is the last
     columns: dict[str, Any] = {
         "id": data.ids,
         "given_label": names[data.labels.numpy()],
@@ -195,7 +198,7 @@ def labels_table(data: Dataset, verdict: Verdict, truth: Truth | None) -> pd.Dat
 
 
 def evidence_arrays(verdict: Verdict, features: Tensor | None) -> dict[str, np.ndarray]:
-    """What the report shows beyond the table: losses, the worst labels and their neighbours."""
+    """What the report shows beyond the table: losses, the worst labels and why, confusions."""
     quality, given = verdict.posterior.quality, verdict.top.given
     # Many qualities are exactly equal: the probability of the given label orders those.
     worst = torch.argsort(quality.double() + 1e-6 * given.double(), stable=True)[:WORST]
@@ -204,8 +207,14 @@ def evidence_arrays(verdict: Verdict, features: Tensor | None) -> dict[str, np.n
     grid = torch.linspace(0, 1, GRID, dtype=torch.float64)
     near = torch.zeros((len(worst), 0), dtype=torch.int64)
     similarity = torch.zeros((len(worst), 0))
+    evidence = {"probability of the label": given, "label posterior": quality}
     if features is not None:
-        near, similarity = nearest_neighbours(features, NEIGHBOURS, queries=worst)
+        near, similarity = nearest_neighbours(features, NUM_NEIGHBOURS, queries=worst)
+        labels = verdict.top.labels
+        vote = torch.full_like(quality, torch.nan)  # only asked where the report shows it
+        vote[worst] = (labels[near] == labels[worst, None]).float().mean(1)
+        evidence["neighbour vote"] = vote
+        near, similarity = near[:, :NEIGHBOURS], similarity[:, :NEIGHBOURS]
     tensors = {
         "loss": loss,
         "loss_grid": fit.to_loss(grid),
@@ -213,12 +222,11 @@ def evidence_arrays(verdict: Verdict, features: Tensor | None) -> dict[str, np.n
         "worst": worst,
         "neighbours": near,
         "similarity": similarity,
+        "evidence": torch.stack(list(evidence.values()), dim=1),
     }
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    transition = verdict.estimate.transition
-    if transition is not None:
-        arrays["transition"] = transition.numpy()
-    return arrays
+    arrays["evidence_names"] = np.array(list(evidence))
+    return arrays | transition_arrays(verdict.estimate, len(quality))
 
 
 def add_pictures(
@@ -251,6 +259,32 @@ def add_pictures(
     if near.size:
         arrays["neighbour_images"] = images[np.searchsorted(wanted, rows[near])]
     return []
+
+
+def copies(
+    config: ExternalConfig, rows: np.ndarray, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Near duplicates among the audited samples, where they are few and can be read.
+
+    Args:
+        config: what is audited.
+        rows: the data rows that are audited.
+        arrays: those of `add_pictures`.
+    """
+    if len(rows) > COPIES_AMONG:
+        return {}
+    pictures = arrays.get("worst_images")
+    small = pictures is None or max(pictures.shape[2:]) <= THUMBNAIL
+    try:
+        found = load_rows(
+            config.data,
+            rows,
+            label_column=config.label_column,
+            image_size=None if small else THUMBNAIL,
+        )
+    except UserError:  # labels alone, or images that cannot be read: said beside the cards
+        return {}
+    return duplicate_arrays(found.data)
 
 
 def describe(

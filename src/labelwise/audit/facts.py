@@ -88,9 +88,15 @@ def about(run: RunFiles) -> str:
     text = f"{data['name']}: {len(run.labels):,} training {kind} in {len(run.classes):,} classes"
     if data.get("num_test"):
         text += f", {data['num_test']:,} more for testing"
-    epochs = run.summary.get("epochs", len(run.epochs))
-    text += f". Trained with {config['method']} for {epochs} epoch{'s' * (epochs != 1)}"
-    text += f" ({config.get('model', 'auto')}, seed {config.get('seed', 0)})."
+    external = run.described.get("external")
+    if external:
+        text += f". Judged by the {external.get('are', 'probabilities')} in"
+        text += f" {external['pred_probs']}, computed elsewhere"
+        text += f", and the features in {external['features']}." if external["features"] else "."
+    else:
+        epochs = run.summary.get("epochs", len(run.epochs))
+        text += f". Trained with {config['method']} for {epochs} epoch{'s' * (epochs != 1)}"
+        text += f" ({config.get('model', 'auto')}, seed {config.get('seed', 0)})."
     noise = run.described.get("noise")
     if noise:
         rate = percent(float(noise["requested_rate"]))
@@ -205,6 +211,8 @@ def notes(run: RunFiles) -> list[str]:
 
 def command(run: RunFiles) -> str:
     """The command line that repeats the run, with everything that was resolved written out."""
+    if run.described.get("command"):
+        return str(run.described["command"])
     config = run.config
     lines = [f"labelwise fit {shlex.quote(str(config['data']))}"]
     if config["data"] == "(in memory)":

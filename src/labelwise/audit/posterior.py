@@ -79,26 +79,65 @@ def label_posterior(
     """
     matrix = smoothed(estimate, top.labels).float()
     temperature = fit_temperature(top, matrix)
-    quality, predicted = _quality(top, matrix, temperature)
+    quality, predicted = qualities(top, matrix, temperature)
     if match_rate:
-        shifted = with_mean(quality, 1 - estimate.noise_rate)
+        shifted, _ = with_mean(quality, 1 - estimate.noise_rate, quality[:0])
         others = (1 - shifted) / (1 - quality).clamp_min(1e-12)
         own = top.predicted == top.labels
         quality, predicted = shifted, torch.where(own, shifted, predicted * others)
     return Posterior(quality, predicted, temperature)
 
 
-def with_mean(quality: Tensor, mean: float) -> Tensor:
-    """Shift the log-odds of probabilities (N) by one number so that their mean is `mean`."""
-    odds = quality.double().clamp(1e-9, 1 - 1e-9).logit()
+def denoised_labels(top: TopProbabilities, estimate: Estimate, neighbours: Tensor) -> Tensor:
+    """Most probable true class (N) int64 by the model, the given label and the neighbours' labels.
+
+    argmax_j q_j T[j, given] Π_k T[j, given of neighbour k], with q and T as in `label_posterior`
+    and the labels of neighbours, which are taken to be of the same class, independent given it.
+
+    Args:
+        top: class probabilities and given labels of N samples.
+        estimate: how labels go wrong; its T must be dense.
+        neighbours: row numbers (N, k) of every sample's nearest others.
+    """
+    matrix = smoothed(estimate, top.labels)
+    assert matrix.ndim == 2, "with so many classes there is no table of confusions"
+    temperature = fit_temperature(top, matrix.float())
+    by_label = matrix.clamp_min(1e-12).log().float().T.contiguous()  # given label -> true class
+    floor, found = FLOOR / top.num_classes, []
+    for start in range(0, len(top), BLOCK):
+        rows = slice(start, start + BLOCK)
+        score = top.dense(rows).clamp_min(floor).log() / temperature + by_label[top.labels[rows]]
+        for column in neighbours[rows].T:
+            score += by_label[top.labels[column]]
+        found.append(score.argmax(1))
+    return torch.cat(found)
+
+
+def with_mean(quality: Tensor, mean: float, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift the log-odds of probabilities (N) by one number so that their mean is `mean`.
+
+    Args:
+        quality: probabilities (N).
+        mean: the mean they shall have.
+        others: probabilities (M) that are shifted by the same number.
+
+    Returns:
+        Both, shifted.
+    """
+    odds, other_odds = (part.double().clamp(1e-9, 1 - 1e-9).logit() for part in (quality, others))
     mean = min(1 - 1e-6, max(1e-6, mean))
     shift = brentq(lambda by: float((odds + by).sigmoid().mean()) - mean, -60.0, 60.0)
-    shifted: Tensor = (odds + shift).sigmoid().float()
-    return shifted
+    return (odds + shift).sigmoid().float(), (other_odds + shift).sigmoid().float()
 
 
-def _quality(top: TopProbabilities, matrix: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """P(true = given) and P(true = predicted), each (N), block by block."""
+def qualities(top: TopProbabilities, matrix: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """P(true = given) and P(true = predicted), each (N), by `label_posterior`'s formula.
+
+    Args:
+        top: class probabilities and given labels of N samples.
+        matrix: T, from `smoothed`.
+        temperature: τ.
+    """
     parts = []
     for start in range(0, len(top), BLOCK):
         part = top.rows(torch.arange(start, min(start + BLOCK, len(top))))
@@ -136,7 +175,7 @@ def rate_interval(
         weights = torch.from_numpy(draw.multinomial(rows, np.full(rows, 1 / rows))).double()
         again = Estimate.from_joint("resampled", ConfidentJoint().joint(Evidence(part), weights))
         matrix = smoothed(again, part.labels).float()
-        quality = _quality(part, matrix, posterior.temperature)[0].double()
+        quality = qualities(part, matrix, posterior.temperature)[0].double()
         rates.append((1 - float((weights * quality).sum()) / rows, again.noise_rate))
     spread = np.asarray(rates) - np.mean(rates, axis=0)
     ends = np.quantile(spread, [0.025, 0.975], axis=0) * np.sqrt(rows / len(top))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from labelwise.config import read_json
+from labelwise.data.dataset import NO_CLASS
 from labelwise.errors import UserError
 from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
@@ -28,7 +29,8 @@ class LabelColumns:
     Args:
         given: class of the given label (N) int64.
         suggested: class of the suggested label (N) int64.
-        truth: class of the true label (N) int64, or None where it is not known.
+        truth: class of the true label (N) int64, -1: no class (`NO_CLASS`); None where the truth
+            is not known.
         suspect: whether the given label looks wrong (N) bool.
         quality: P(given label is right) (N) float.
         table: the columns as stored (an arrow table).
@@ -61,7 +63,7 @@ class RunFiles:
         path: the folder.
         described: `config.json`.
         summary: `summary.json` without what is null or NaN.
-        epochs: the lines of `metrics.jsonl`.
+        epochs: the lines of `metrics.jsonl`; none where nothing was trained.
         arrays: `evidence.npz`.
         labels: `labels.parquet`.
     """
@@ -119,7 +121,10 @@ def read_run(path: Path) -> RunFiles:
     classes = [str(name) for name in described["data"]["classes"]]
     labels = read_labels(folder.labels, classes)
     arrays = _read_arrays(folder.evidence, len(labels), len(classes))
-    return RunFiles(path, described, summary, _read_epochs(folder.metrics), arrays, labels)
+    # Labels that were judged by probabilities from elsewhere have no training to show.
+    untrained = bool(described.get("external")) and not folder.metrics.exists()
+    epochs = [] if untrained else _read_epochs(folder.metrics)
+    return RunFiles(path, described, summary, epochs, arrays, labels)
 
 
 def read_labels(path: Path, classes: Sequence[str]) -> LabelColumns:
@@ -143,17 +148,21 @@ def read_labels(path: Path, classes: Sequence[str]) -> LabelColumns:
         if name not in present:
             raise _broken(path, f"it has no column {name}")
 
-    def codes(name: str) -> np.ndarray:
+    def codes(name: str, num_null: int = 0) -> np.ndarray:
         column = table.column(name).cast(pa.large_string())
         found = pc.index_in(column, value_set=pa.array(classes, pa.large_string()))
-        if found.null_count:
+        if found.null_count > num_null:
             raise _broken(path, f"{name} holds a class that config.json does not name")
-        return np.asarray(found, dtype=np.int64)
+        return np.asarray(found.fill_null(NO_CLASS), dtype=np.int64)
+
+    def true_codes() -> np.ndarray:
+        # An empty cell is the truth of a sample that belongs to none of the classes.
+        return codes("true_label", table.column("true_label").null_count)
 
     return LabelColumns(
         given=codes("given_label"),
         suggested=codes("suggested_label"),
-        truth=codes("true_label") if "true_label" in present else None,
+        truth=true_codes() if "true_label" in present else None,
         suspect=np.asarray(table.column("is_suspect"), dtype=bool),
         quality=np.asarray(table.column("label_quality"), dtype=np.float64),
         table=table,

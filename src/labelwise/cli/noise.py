@@ -37,6 +37,9 @@ def noise(
     limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
     on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    truth_column: Annotated[
+        str | None, typer.Option(help="Column of true labels, to plant the noise on.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
     list_kinds: Annotated[bool, typer.Option("--list", help="List the kinds of noise.")] = False,
     as_json: AsJson = False,
@@ -52,14 +55,18 @@ def noise(
     from labelwise.noise.parse import parse
 
     process = parse(noise)
-    source = load(
+    found = load(
         data,
         label_column=label_column,
+        truth_column=truth_column,
         image_size=image_size,
         limit=limit,
         seed=seed,
         on_bad_image=on_bad_image,  # type: ignore[arg-type]
-    ).data
+    )
+    # As `labelwise fit` does: where the truth is known, noise is planted on it.
+    base = found.data.labels if found.truth is None else found.truth.labels
+    source = found.data.with_labels(base)
     noisy = process.for_data(data).corrupt(source, seed)
     if out is not None:
         write_labels(source, noisy, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +34,21 @@ Out = Annotated[Path | None, typer.Option("--out", help="Where to write.")]
 
 
 def friendly(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn users' errors into one message and exit code 2, and Ctrl-C into 130."""
+    """Turn users' errors into one message and exit code 2, and Ctrl-C into 130.
+
+    A reader that has enough of the output (`| head`) ends the command quietly, with 141 as a
+    shell reports SIGPIPE.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()  # a closed pipe may only show here, or when Python exits
+        except BrokenPipeError:
+            # Python flushes again at exit: what is still in the buffer must go somewhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None

@@ -9,14 +9,14 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-Merge = Literal["owner", "sum"]
+Merge = Literal["owner", "sum", "max"]
 
 
-class SumOverRanks(Protocol):
-    """Add a tensor over all processes (the identity for one process)."""
+class OverRanks(Protocol):
+    """Combine a tensor over all processes (the identity for one process)."""
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Return the sum."""
+        """Return the combination, equal on every process."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Column:
         dtype: element type.
         shape: trailing shape per sample; () for a scalar.
         merge: how ranks combine what they wrote since the last merge. "owner": each row is
-            written by one rank, whose value wins; "sum": the increments of all ranks are added.
+            written by one rank, whose value wins; "sum": the increments of all ranks are added;
+            "max": the largest value wins.
         initial: value before anything is written.
     """
 
@@ -82,6 +83,12 @@ class Ledger:
         self.columns[name][peer].index_copy_(0, index, values.to(self.columns[name].dtype))
         self._written[name][peer].index_fill_(0, index, True)
 
+    def add(self, name: str, peer: int, index: Tensor, values: Tensor) -> None:
+        """Add `values` (B, ...) to the rows `index` (B) of one peer's column of merge "sum"."""
+        assert self.declared[name].merge == "sum", f"{name!r} does not sum over ranks"
+        self._open(name)
+        self.columns[name][peer].index_add_(0, index, values.to(self.columns[name].dtype))
+
     def set(self, name: str, peer: int, values: Tensor) -> None:
         """Replace one peer's whole column by `values` (N, ...) that every rank has alike."""
         self.columns[name][peer].copy_(values)
@@ -95,25 +102,29 @@ class Ledger:
             if self.declared[name].merge == "sum":
                 self._base[name] = column.clone()
 
-    def merge(self, world: int, total: SumOverRanks) -> None:
+    def merge(self, world: int, total: OverRanks, largest: OverRanks | None = None) -> None:
         """Combine what each rank wrote since the last merge, by each column's rule.
 
         Args:
             world: number of processes; with one there is nothing to do.
             total: adds a tensor over the processes. "owner" rows are exact, since every other
                 rank contributes zeros.
+            largest: takes the maximum over the processes, for columns of merge "max".
         """
         if world > 1:
             for name in sorted(self._written):
-                self.columns[name] = self._merged(name, total)
+                self.columns[name] = self._merged(name, total, largest)
         self._written.clear()
         self._base.clear()
 
-    def _merged(self, name: str, total: SumOverRanks) -> Tensor:
+    def _merged(self, name: str, total: OverRanks, largest: OverRanks | None) -> Tensor:
         column, rule = self.columns[name], self.declared[name].merge
         wide = torch.float64 if column.dtype.is_floating_point else torch.int64
         if rule == "sum":
             return self._base[name] + total((column - self._base[name]).to(wide)).to(column.dtype)
+        if rule == "max":
+            assert largest is not None, f"nothing takes the maximum of {name!r}"
+            return largest(column)
         written = self._written[name]
         mask = written.reshape(*written.shape, *(1,) * (column.ndim - 2))
         if rule == "owner":

@@ -43,13 +43,14 @@ def nearest_neighbours(
     unit = F.normalize(features.float(), dim=1)
     num_rows, count = len(unit), min(count, len(features) - 1)
     rows = torch.arange(num_rows, device=unit.device) if queries is None else queries
+    everyone = torch.arange(num_rows, device=unit.device)
     found = torch.zeros((len(rows), count), dtype=torch.int64, device=unit.device)
     similarity = torch.zeros((len(rows), count), dtype=torch.float32, device=unit.device)
     if count == 0:
         return found, similarity
     for start in range(0, len(rows), block):
         own = rows[start : start + block]
-        values, places = _nearest_to(unit, own, count, block)
+        places, values = nearest_among(unit[own], own, unit, everyone, count, block)
         similarity[start : start + len(own)] = values
         found[start : start + len(own)] = places
         if progress is not None:
@@ -57,20 +58,39 @@ def nearest_neighbours(
     return found, similarity
 
 
-def _nearest_to(unit: Tensor, own: Tensor, count: int, block: int) -> tuple[Tensor, Tensor]:
-    """Best similarities and rows (B, k) of the rows `own` (B), over all rows block by block."""
-    query = unit[own]
-    best = query.new_full((len(own), count), -torch.inf)
-    places = torch.zeros((len(own), count), dtype=torch.int64, device=unit.device)
-    for start in range(0, len(unit), block):
-        part = query @ unit[start : start + block].T
-        inside = (own >= start) & (own < start + part.shape[1])
-        line = inside.nonzero().flatten()
-        part[line, own[line] - start] = -torch.inf
+def nearest_among(
+    query: Tensor,
+    own: Tensor,
+    reference: Tensor,
+    rows: Tensor,
+    count: int,
+    block: int = BLOCK,
+) -> tuple[Tensor, Tensor]:
+    """The reference vectors most similar to each query, leaving out the query's own row.
+
+    Args:
+        query: unit vectors (Q, D).
+        own: their row numbers (Q).
+        reference: unit vectors (R, D) that are searched, block by block.
+        rows: their row numbers (R), ascending.
+        count: k, at most the number of references other than a query itself.
+        block: references at once.
+
+    Returns:
+        Places in `reference` (Q, k) int64 and similarities (Q, k), most similar first.
+    """
+    best = query.new_full((len(query), count), -torch.inf)
+    places = torch.zeros((len(query), count), dtype=torch.int64, device=query.device)
+    itself = torch.searchsorted(rows, own)
+    itself = torch.where(rows[itself.clamp_max(len(rows) - 1)] == own, itself, -1)
+    for start in range(0, len(reference), block):
+        part = query @ reference[start : start + block].T
+        line = ((itself >= start) & (itself < start + part.shape[1])).nonzero().flatten()
+        part[line, itself[line] - start] = -torch.inf
         # Only the block's own best can enter the list: one top-k over the block, one over 2k.
         values, order = part.topk(min(count, part.shape[1]), dim=1)
         merged = torch.cat([best, values], dim=1)
         ranked = torch.cat([places, order + start], dim=1)
         chosen = merged.sort(dim=1, descending=True, stable=True).indices[:, :count]
         best, places = merged.gather(1, chosen), ranked.gather(1, chosen)
-    return best, places
+    return places, best

@@ -17,6 +17,7 @@ from labelwise.training.groups import Groups
 from labelwise.training.method import Method, Phase, Problem
 from labelwise.training.scoring import FitMixture, Score
 from labelwise.training.steps import Supervised, mean_over_views
+from labelwise.training.trace import observe
 
 
 class CoTeachingSettings(MethodSettings):
@@ -53,6 +54,7 @@ class CoTeachingStep(Supervised):
         logits = []
         for number in context.trains:
             output = context.logits(number, group.inputs)
+            observe(context, number, group.index, output[: len(group.index)])
             per_view = soft_cross_entropy(output, group.targets)
             losses.append(mean_over_views(per_view, len(group.views)))
             logits.append(output.detach())

@@ -33,6 +33,7 @@ class MixUpStep(Supervised):
         alpha: Beta(α, α) parameter.
     """
 
+    observes: ClassVar[bool] = False
     alpha: float = 4.0
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from labelwise.training.journal import Journal
 from labelwise.training.method import Method, Pass, Phase, Step
 from labelwise.training.optim import build_optimiser, set_lr
 from labelwise.training.ranks import Ranks
+from labelwise.training.trace import trace_columns, with_trace
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -115,9 +116,10 @@ class Trainer:
         ]
         self.networks = tuple(network for network, _ in pairs)
         self.optimisers = tuple(optimiser for _, optimiser in pairs)
-        self.ledger = Ledger(
-            self.method.all_columns(), len(self.networks), len(self.store), self.store.device
-        )
+        size, peers = len(self.store), len(self.networks)
+        trace = trace_columns(self.store.num_classes, size, peers)
+        columns = (*self.method.all_columns(), *trace)
+        self.ledger = Ledger(columns, peers, size, self.store.device)
         self.position = Position()
         self._clock = self._last_commit = time.monotonic()
 
@@ -129,7 +131,8 @@ class Trainer:
             UserError: when the loss is no longer finite.
         """
         while self.position.epoch < self.schedule.epochs:
-            phases = self.method.phases(self.position.epoch)
+            epoch = self.position.epoch
+            phases = with_trace(self.method.phases(epoch), self.method, epoch)
             while self.position.phase < len(phases):
                 self._run(phases[self.position.phase])
                 self.position.phase += 1
@@ -158,7 +161,7 @@ class Trainer:
                 self.position.figures[name] = value
         else:
             self._steps(phase, phase.step, context)
-        self.ledger.merge(self.ranks.world, self.ranks.sum)
+        self.ledger.merge(self.ranks.world, self.ranks.sum, self.ranks.max)
         spent = self.position.phase_seconds
         spent[phase.name] = spent.get(phase.name, 0.0) + time.monotonic() - start
 
@@ -307,7 +310,7 @@ class Trainer:
         """
         for label, value in self.position.terms.items():
             self._require_finite(label, float(self.ranks.sum(value)))
-        self.ledger.merge(self.ranks.world, self.ranks.sum)
+        self.ledger.merge(self.ranks.world, self.ranks.sum, self.ranks.max)
         for network in self.plain:
             self.ranks.share_buffers(network)
         now = time.monotonic()

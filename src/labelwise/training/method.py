@@ -24,7 +24,14 @@ from labelwise.training.sampling import Everything, Sampling
 
 
 class Step(ABC):
-    """What is done with one batch: build views, then the loss. A frozen dataclass of settings."""
+    """What is done with one batch: build views, then the loss. A frozen dataclass of settings.
+
+    Class attributes:
+        observes: whether the step hands the logits of its single, unmixed samples to
+            `labelwise.training.trace.observe`.
+    """
+
+    observes: ClassVar[bool] = False
 
     @abstractmethod
     def views(self, context: Context, groups: Groups) -> Groups:
@@ -39,7 +46,13 @@ class Step(ABC):
 
 
 class Pass(ABC):
-    """Something done once per phase that trains nothing: scoring, fitting, deciding."""
+    """Something done once per phase that trains nothing: scoring, fitting, deciding.
+
+    Class attributes:
+        observes: as for a `Step`.
+    """
+
+    observes: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, context: Context) -> dict[str, float]:

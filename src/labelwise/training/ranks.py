@@ -31,6 +31,14 @@ class Ranks:
         torch.distributed.all_reduce(total)
         return total
 
+    def max(self, value: Tensor) -> Tensor:
+        """Take the elementwise maximum of a tensor over all ranks, without gradient."""
+        if self.world == 1:
+            return value
+        largest = value.detach().clone()
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return largest
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set on any rank."""
         if self.world == 1:

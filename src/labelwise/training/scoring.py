@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.selection.revive import revive_classes
 from labelwise.training.context import Context
 from labelwise.training.method import Pass
+from labelwise.training.trace import observe
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Score(Pass):
         history: name of a ledger column (P, N, W) that keeps the last W losses, or None.
     """
 
+    observes: ClassVar[bool] = True
     history: str | None = None
 
     def run(self, context: Context) -> dict[str, float]:
@@ -33,6 +36,7 @@ class Score(Pass):
             for index, outputs in context.score_blocks(number):
                 logits = outputs["classes"].float()
                 loss = F.cross_entropy(logits, context.store.labels[index], reduction="none")
+                observe(context, number, index, logits)
                 context.ledger.write("loss", number, index, loss)
                 context.ledger.write("prediction", number, index, logits.argmax(1))
                 if self.history is not None:

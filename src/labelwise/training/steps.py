@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from labelwise.losses.classification import negative_entropy, one_hot, soft_cros
 from labelwise.training.context import Context
 from labelwise.training.groups import Groups, add_views
 from labelwise.training.method import Step
+from labelwise.training.trace import observe
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Supervised(Step):
             DivideMix, section 3.1).
     """
 
+    observes: ClassVar[bool] = True
     view: str = "weak"
     confidence_penalty: float = 0.0
 
@@ -45,6 +48,7 @@ class Supervised(Step):
         """Mean soft cross-entropy over all views of all sides."""
         (group,) = groups.values()
         logits = context.logits(context.learner, group.inputs)
+        observe(context, context.learner, group.index, logits[: len(group.index)])
         terms = {"cross_entropy": soft_cross_entropy(logits, group.targets).mean()}
         if self.confidence_penalty:
             terms["confidence_penalty"] = self.confidence_penalty * negative_entropy(logits)

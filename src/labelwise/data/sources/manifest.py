@@ -88,9 +88,17 @@ class _Cells:
             content = cell
         elif isinstance(cell, str) and cell:
             # Joining with an absolute path gives that path.
-            content = self.path.parent / Path(cell).expanduser()
+            content = self.path.parent / _expanded(cell)
             where = f"{content} ({where})"
         return Encoded(where, content)
+
+
+def _expanded(cell: str) -> Path:
+    """A path with ~ replaced by the home folder; without such a user ~ is part of the name."""
+    try:
+        return Path(cell).expanduser()
+    except RuntimeError:
+        return Path(cell)
 
 
 def _label_columns(path: Path, table: Table, options: Options) -> tuple[str | None, str | None]:

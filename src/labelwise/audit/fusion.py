@@ -1,0 +1,148 @@
+"""Fuse the evidence about a label into one calibrated probability, by labels known to be wrong.
+
+M labels were planted: they are wrong, and it is known which. About the other N nothing is known,
+so this is learning from positive and unlabelled examples. With ε the noise rate and signs x that
+are distributed alike in planted and in natural wrong labels,
+
+    P(planted | x) / P(not planted | x) = M / (ε N) · P(wrong | x)
+
+(Ward et al., Presence-only data and the EM algorithm, Biometrics 2009, doi:
+10.1111/j.1541-0420.2008.01116.x; Elkan and Noto, KDD 2008). With P(right | x) = σ(z) and z linear
+in the signs, that likelihood is maximised over the weights. It needs no label known to be right,
+and odds that level off at M / (ε N) are what tells it how sure a doubt may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+PRIOR_SPREAD = 0.25
+"""Standard deviation of the Gaussian prior on each weight: a few dozen planted labels move the
+weights little from the posterior alone, thousands move them freely."""
+LARGEST = 12.0
+"""Log-odds are cut here: nothing is known to one in 160,000."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Weights of the evidence.
+
+    Args:
+        slope: weight of the posterior's log-odds; 1 leaves them.
+        weights: of the other signs (S), at least 0, in log-odds per standard deviation.
+        bias: added to the log-odds.
+        mean: of the signs (S), over the unlabelled samples.
+        spread: their standard deviation (S).
+    """
+
+    slope: float
+    weights: np.ndarray
+    bias: float
+    mean: np.ndarray
+    spread: np.ndarray
+
+    def log_odds(self, posterior: np.ndarray, signs: np.ndarray) -> np.ndarray:
+        """Log-odds of right (N) from the posterior's log-odds (N) and signs (N, S)."""
+        z: np.ndarray = self.slope * np.clip(posterior, -LARGEST, LARGEST)
+        z = z + ((signs - self.mean) / self.spread) @ self.weights + self.bias
+        cut: np.ndarray = np.clip(z, -LARGEST, LARGEST)
+        return cut
+
+
+def fit_fusion(
+    posterior: np.ndarray,
+    signs: np.ndarray,
+    planted_posterior: np.ndarray,
+    planted_signs: np.ndarray,
+    noise_rate: float,
+) -> Fusion:
+    """Fit the weights to tell the planted labels from the others.
+
+    The prior stands at the posterior alone (slope 1, other weights and bias 0). Weights are not
+    negative: every sign is made so that more of it speaks for the label.
+
+    Args:
+        posterior: log-odds of right by the noise model (N), for labels of unknown state.
+        signs: other signs (N, S).
+        planted_posterior: the same for the planted labels (M).
+        planted_signs: the same for the planted labels (M, S).
+        noise_rate: ε, estimated share of wrong ones among the N, in (0, 1).
+    """
+    mean, spread = signs.mean(0), signs.std(0) + 1e-9
+    standard = [(part - mean) / spread for part in (signs, planted_signs)]
+    odds = [np.clip(part, -LARGEST, LARGEST) for part in (posterior, planted_posterior)]
+    offset = float(np.log(len(planted_posterior) / (noise_rate * len(posterior))))
+    start = np.zeros(2 + signs.shape[1])
+    start[0] = 1.0
+
+    def surprise(values: np.ndarray) -> tuple[float, np.ndarray]:
+        total = float(((values - start) ** 2).sum() / (2 * PRIOR_SPREAD**2))
+        slope = (values - start) / PRIOR_SPREAD**2
+        for is_planted, z0, other in zip((False, True), odds, standard, strict=True):
+            z = values[0] * z0 + other @ values[2:] + values[1]
+            log_ratio = offset + log_expit(-z)  # log-odds of planted
+            total -= float(log_expit(log_ratio if is_planted else -log_ratio).sum())
+            error = expit(log_ratio) - is_planted
+            by_z = -error * expit(z)
+            slope[0] += by_z @ z0
+            slope[1] += by_z.sum()
+            slope[2:] += by_z @ other
+        return total, slope
+
+    bounds = [(0.2, 3.0), (None, None), *[(0.0, None)] * signs.shape[1]]
+    found = minimize(surprise, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    return Fusion(float(found[0]), found[2:], float(found[1]), mean, spread)
+
+
+def reliability(
+    quality: np.ndarray, planted_quality: np.ndarray, noise_rate: float, bins: int = 10
+) -> np.ndarray:
+    """Reliability curve against the planted labels: (B, 3) mean quality, share right, count.
+
+    A bin that holds the share f of the planted labels is expected to hold ε N f wrong ones among
+    the N audited, so `1 - ε N f / n` of its n labels are right. That takes planted and natural
+    wrong labels to be alike; the rest of each bin is taken to be right.
+
+    Args:
+        quality: P(given label is right) of the audited labels (N).
+        planted_quality: the same score for the planted labels (M).
+        noise_rate: ε, estimated share of wrong ones among the N.
+        bins: bins of equal width.
+    """
+    place, counts = _bins(quality, bins)
+    share = np.bincount(_bins(planted_quality, bins)[0], minlength=bins) / len(planted_quality)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = 1 - noise_rate * len(quality) * share / counts
+        mean = np.bincount(place, quality, minlength=bins) / counts
+    right = np.where(counts > 0, np.clip(right, 0, 1), np.nan)
+    return np.stack([np.where(counts > 0, mean, np.nan), right, counts], axis=1)
+
+
+def true_reliability(quality: np.ndarray, right: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Reliability curve against the truth: (B, 3) mean quality, share right, count.
+
+    Args:
+        quality: P(given label is right) (N).
+        right: whether it is (N) bool.
+        bins: bins of equal width.
+    """
+    place, counts = _bins(quality, bins)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.bincount(place, quality, minlength=bins) / counts
+        share = np.bincount(place, right.astype(float), minlength=bins) / counts
+    return np.stack([mean, share, counts], axis=1)
+
+
+def curve_error(curve: np.ndarray) -> float:
+    """Expected calibration error of a reliability curve: mean gap, weighted by the counts."""
+    filled = curve[curve[:, 2] > 0]
+    return float((np.abs(filled[:, 0] - filled[:, 1]) * filled[:, 2]).sum() / filled[:, 2].sum())
+
+
+def _bins(quality: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    place = np.clip((quality * bins).astype(np.int64), 0, bins - 1)
+    return place, np.bincount(place, minlength=bins)

@@ -1,0 +1,265 @@
+"""Everything a finished run knows about its labels, gathered in one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labelwise.augment.view import View
+from labelwise.data.ledger import Ledger
+from labelwise.data.neighbours import nearest_among
+from labelwise.data.store import Store
+from labelwise.estimation.probabilities import TopProbabilities
+from labelwise.noise.planting import Planted
+from labelwise.rng import Draw
+from labelwise.training import trace
+from labelwise.training.evaluate import evaluating
+
+NUM_VIEWS = 4
+"""Augmented views of every sample that the final networks predict."""
+NUM_NEIGHBOURS = 20
+REFERENCES = 20_000
+"""Samples among which neighbours are searched, evenly spaced: time stays O(N)."""
+SOURCES = ("training", "views", "neighbours")
+"""Where class probabilities come from: the trace of the run, views by the final networks, and the
+mean of the neighbours' probabilities."""
+SIGNS = ("margin over training", "learned early", "stability", "agreement", "neighbour vote")
+"""Further signs, in [0, 1]; 1 speaks for the label. Area under the margin, mapped from [-1, 1]; how
+early the label was first predicted; the largest mean probability of the run, whatever the class;
+the label's probability over networks and views; the share of neighbours that carry it."""
+KEEP, KEEP_MANY, MANY = 50, 16, 200_000
+"""Probabilities kept per sample, up to and above so many samples."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a run says about one label each of B samples.
+
+    Args:
+        sources: class probabilities with that label, by source, and their mean as "all".
+        signs: the `SIGNS` (B, S).
+        losses: cross-entropy of the label by each final network, unaugmented (B, P), nats.
+        own: the label's mean probability by the final networks, unaugmented (B).
+    """
+
+    sources: Mapping[str, TopProbabilities]
+    signs: Tensor
+    losses: Tensor
+    own: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Said]) -> Said:
+        """Put blocks together."""
+        names = parts[0].sources
+        return cls(
+            {name: joined([part.sources[name] for part in parts]) for name in names},
+            torch.cat([part.signs for part in parts]),
+            torch.cat([part.losses for part in parts]),
+            torch.cat([part.own for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a finished run knows.
+
+    Args:
+        given: about the given labels (N), in the order of the data.
+        planted: about the planted labels (M), or None.
+        references: row numbers of the reference samples (R), ascending.
+        reference_features: their unit feature vectors by the first network (R, D).
+    """
+
+    given: Said
+    planted: Said | None
+    references: Tensor
+    reference_features: Tensor
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the networks see in B samples, whatever the label."""
+
+    index: Tensor
+    logits: Tensor  # (P, B, K), unaugmented
+    sources: Mapping[str, Tensor]  # (B, K) each
+    votes: Tensor  # labels of the neighbours (B, k)
+
+
+class Observer:
+    """Reads a finished run.
+
+    Args:
+        networks: the trained networks.
+        store: training inputs, with the labels that were trained on.
+        given: the labels to be audited (N); they differ from the store's where some were planted.
+        views: view policies; "weak" is used.
+        ledger: what the run remembered.
+        planted: labels made wrong on purpose.
+        seed: of the augmented views.
+        block: batch size.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        store: Store,
+        given: Tensor,
+        views: Mapping[str, View],
+        ledger: Ledger,
+        planted: Planted | None,
+        seed: int = 0,
+        block: int = 1024,
+    ) -> None:
+        self.networks, self.store, self.ledger = networks, store, ledger
+        self.given = given.to(store.device)
+        self.view, self.block = views["weak"], block
+        self.draw = Draw(seed, phase="audit", device=store.device)
+        step = -(-len(store) // REFERENCES)
+        self.references = torch.arange(0, len(store), step, device=store.device)
+        self.is_planted = torch.zeros(len(store), dtype=torch.bool, device=store.device)
+        if planted is not None:
+            self.is_planted[planted.rows.to(store.device)] = True
+        self.keep = KEEP if len(store) <= MANY else KEEP_MANY
+
+    @torch.no_grad()
+    def gather(self) -> Observed:
+        """Run the final networks over all samples, plain and augmented, and read the ledger."""
+        given, planted = [], []
+        with evaluating(self.networks):
+            self.reference_features, self.reference_probability = self._references()
+            for index in self.store.blocks(self.block):
+                seen = self._see(index)
+                chosen = self.is_planted[index]
+                given.append(self._say(seen, self.given[index], chosen))
+                if chosen.any():
+                    trained = self.store.labels[index]
+                    said = self._say(seen, trained, torch.zeros_like(chosen))
+                    planted.append(_rows(said, chosen.cpu()))
+        return Observed(
+            Said.join(given),
+            Said.join(planted) if planted else None,
+            self.references.cpu(),
+            self.reference_features.cpu(),
+        )
+
+    def _references(self) -> tuple[Tensor, Tensor]:
+        """Unit features (R, D) and class probabilities (R, K) of the references."""
+        features, probabilities = [], []
+        for index in torch.split(self.references, self.block):
+            features.append(self._features(index))
+            run = self._traced(index)
+            probabilities.append(self._viewed(index) if run is None else run)
+        return torch.cat(features), torch.cat(probabilities)
+
+    def _features(self, index: Tensor) -> Tensor:
+        outputs = self.networks[0](self.store.plain(index), heads=("features",))
+        return F.normalize(outputs["features"].float(), dim=1)
+
+    def _traced(self, index: Tensor) -> Tensor | None:
+        """Mean prediction over the run (B, K), or None where it was not kept."""
+        if trace.PROBABILITY not in self.ledger:
+            return None
+        total = self.ledger[trace.PROBABILITY][:, index].sum(0)
+        seen = self.ledger[trace.SEEN][:, index].sum(0)[:, None]
+        return torch.where(seen > 0, total / seen.clamp_min(1), 1 / total.shape[1])
+
+    def _viewed(self, index: Tensor) -> Tensor:
+        """Mean softmax of the networks over augmented views (B, K)."""
+        rows = self.store.rows(index)
+        probabilities = [
+            network(self.view(rows, self.draw.within(f"{number}/{int(index[0])}")))["classes"]
+            for number in range(NUM_VIEWS)
+            for network in self.networks
+        ]
+        return torch.stack(probabilities).float().softmax(2).mean(0)
+
+    def _see(self, index: Tensor) -> _Seen:
+        inputs = self.store.plain(index)
+        logits = torch.stack([network(inputs)["classes"].float() for network in self.networks])
+        count = min(NUM_NEIGHBOURS, len(self.references) - 1)
+        places, _ = nearest_among(
+            self._features(index), index, self.reference_features, self.references, count
+        )
+        viewed, run = self._viewed(index), self._traced(index)
+        near = self.reference_probability[places].mean(1)
+        values = (viewed if run is None else run, viewed, near)
+        votes = self.store.labels[self.references[places]]
+        return _Seen(index, logits, dict(zip(SOURCES, values, strict=True)), votes)
+
+    def _say(self, seen: _Seen, labels: Tensor, other_learnt: Tensor) -> Said:
+        """What was seen as evidence for or against `labels` (B).
+
+        Where another label was trained on (`other_learnt`), that one was learnt to some degree:
+        the label competes with what the networks would say without it.
+        """
+        learnt = self.store.labels[seen.index]
+        sources = {
+            name: values if name == "neighbours" else _without(values, learnt, other_learnt)
+            for name, values in seen.sources.items()
+        }
+        own = {name: _own(values, labels) for name, values in sources.items()}
+        lead = own["training"] - _best_other(sources["training"], labels)
+        early = own["training"]
+        if trace.HITS in self.ledger:
+            seen_times = self.ledger[trace.HITS][:, seen.index, 1].sum(0).clamp_min(1)
+            traced = self.ledger[trace.MARGIN][:, seen.index].sum(0) / seen_times
+            lead = torch.where(other_learnt, lead, traced)
+            learned = self.ledger[trace.LEARNED][:, seen.index].mean(0)
+            early = torch.where(other_learnt, early, learned)
+        vote = (seen.votes == labels[:, None]).float().mean(1)
+        stable = seen.sources["training"].amax(1)
+        signs = torch.stack([(lead + 1) / 2, early, stable, own["views"], vote], dim=1)
+        mean = torch.stack(list(sources.values())).mean(0)
+        given = labels[None, :, None].expand(len(seen.logits), -1, 1)
+        losses = -seen.logits.log_softmax(2).gather(2, given)[..., 0].T
+        return Said(
+            {
+                name: _top(values, labels, self.keep)
+                for name, values in {**sources, "all": mean}.items()
+            },
+            signs.clamp(0, 1).cpu(),
+            losses.cpu(),
+            (-losses).exp().mean(1).cpu(),
+        )
+
+
+def _own(values: Tensor, labels: Tensor) -> Tensor:
+    return values.gather(1, labels[:, None])[:, 0]
+
+
+def _best_other(values: Tensor, labels: Tensor) -> Tensor:
+    return values.scatter(1, labels[:, None], -1.0).amax(1)
+
+
+def _without(values: Tensor, classes: Tensor, where: Tensor) -> Tensor:
+    """Probabilities (B, K) without the class `classes` (B) in the rows `where` (B)."""
+    left = values.scatter(1, classes[:, None], 0.0)
+    left = left / left.sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.where(where[:, None], left, values)
+
+
+def _top(values: Tensor, labels: Tensor, keep: int) -> TopProbabilities:
+    values = values.cpu().double()
+    values = (values / values.sum(1, keepdim=True)).float()
+    return TopProbabilities.of(values, labels.cpu(), keep)
+
+
+def _rows(said: Said, mask: Tensor) -> Said:
+    sources = {name: top.rows(mask) for name, top in said.sources.items()}
+    return Said(sources, said.signs[mask], said.losses[mask], said.own[mask])
+
+
+def joined(parts: Sequence[TopProbabilities]) -> TopProbabilities:
+    """Put blocks of probabilities together."""
+    return TopProbabilities(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.classes for part in parts]),
+        torch.cat([part.given for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        parts[0].num_classes,
+    )
