@@ -182,3 +182,14 @@ def write_full_run(path: Path, **options: Any) -> Path:
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | NEW_SUMMARY))
     return run
+
+
+def judged_elsewhere(run: Path) -> Path:
+    """Make a run one whose probabilities were computed elsewhere: nothing was trained."""
+    path = run / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["external"] = {"pred_probs": "p.npy", "are": "logits", "features": None}
+    described["command"] = "labelwise audit x --pred-probs p.npy"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    (run / "metrics.jsonl").unlink()
+    return run

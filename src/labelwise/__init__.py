@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labelwise.audit.decisions import apply_decisions
     from labelwise.audit.pred_probs import from_cleanlab, to_cleanlab, write_pred_probs
+    from labelwise.diagnosis import Diagnosis, diagnose
     from labelwise.estimator import Interrupted, Result, fit, load_run, resume
     from labelwise.methods.ce import CrossEntropy
     from labelwise.methods.coteaching import CoTeaching
     from labelwise.methods.coteaching_plus import CoTeachingPlus
     from labelwise.methods.dividemix import DivideMix
     from labelwise.methods.mixup import MixUp
+    from labelwise.methods.quick import Quick
 
 __version__ = "0.1.0"
 
@@ -39,17 +41,23 @@ _WHERE = {
     "CoTeaching": "labelwise.methods.coteaching",
     "CoTeachingPlus": "labelwise.methods.coteaching_plus",
     "DivideMix": "labelwise.methods.dividemix",
+    "Quick": "labelwise.methods.quick",
+    "Diagnosis": "labelwise.diagnosis",
+    "diagnose": "labelwise.diagnosis",
 }
 
 __all__ = [
     "CoTeaching",
     "CoTeachingPlus",
     "CrossEntropy",
+    "Diagnosis",
     "DivideMix",
     "Interrupted",
     "MixUp",
+    "Quick",
     "Result",
     "apply_decisions",
+    "diagnose",
     "fit",
     "from_cleanlab",
     "load_run",

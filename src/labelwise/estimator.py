@@ -189,14 +189,33 @@ def fit(
         target.require_free()  # before any data is read
     memory = InMemory(data, labels, truth, test) if in_memory else InMemory(None, test=test)
     prepared = prepare(config, memory)
-    built = bind(config, prepared.train, built)
-    config = resolve(config, prepared.train, built)
     folder = target or RunFolder(Path(tempfile.mkdtemp(prefix="labelwise-")))
+    return train_and_finish(config, prepared, folder, listener or Silent(), built)
+
+
+def train_and_finish(
+    config: RunConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    listener: Silent,
+    method: Method | None = None,
+) -> Result:
+    """Train on prepared data in a new run folder, audit the labels and write the report.
+
+    Args:
+        config: as parsed; what it leaves open is resolved.
+        prepared: its data.
+        folder: must be free.
+        listener: shows progress.
+        method: the method object; None builds the configuration's.
+    """
+    method = bind(config, prepared.train, method)
+    config = resolve(config, prepared.train, method)
     fabric = launch(config.device, config.devices, config.precision)
     with _owned(folder, fabric, new=True):
         if fabric.is_global_zero:
-            write_json(folder.config, describe(config, prepared, built))
-        return _run(config, prepared, built, folder, listener or Silent(), fabric)
+            write_json(folder.config, describe(config, prepared, method))
+        return _run(config, prepared, method, folder, listener, fabric)
 
 
 def resume(

@@ -20,6 +20,7 @@ from labelwise.audit.evidence import (
     reach_verdicts,
 )
 from labelwise.audit.observed import Observer
+from labelwise.audit.pred_probs import write_pred_probs
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset
 from labelwise.data.files import write_atomically, write_json, write_table
@@ -29,6 +30,8 @@ from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Trainer
 from labelwise.training.method import Method
 
+MOST_PROBABILITIES = 2**27
+"""Up to so many the class probabilities are written (512 MiB)."""
 LAST = 10
 """Epochs whose mean is the "last" accuracy."""
 
@@ -105,7 +108,7 @@ def finish(
         The summary.
     """
     train, truth = prepared.train, prepared.truth
-    rows = trainer.journal.rows()
+    epochs = trainer.journal.rows()
     observer = Observer(
         trainer.plain,
         trainer.store,
@@ -122,6 +125,10 @@ def finish(
     write_table(table, folder.labels.with_suffix(".csv"))
     arrays = evidence_arrays(train, found, truth)
     write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    if len(train) * train.num_classes <= MOST_PROBABILITIES:
+        rows = torch.arange(len(train))
+        blocks = (found.top.dense(part) for part in torch.split(rows, 65_536))
+        write_pred_probs(folder.pred_probs, train.ids, train.classes, blocks)
     save_model(trainer, train, config, folder)
     summary = {
         "method": config.method,
@@ -129,21 +136,32 @@ def finish(
         "data": train.name,
         "num_samples": len(train),
         "epochs": trainer.schedule.epochs,
-        **accuracy_figures(rows),
+        **accuracy_figures(epochs),
         **audit_figures(train, found, truth),
         "wall_seconds": round(trainer.position.seconds, 3),
         "images_per_second": round(trainer.position.images / max(trainer.position.seconds, 1e-9)),
         "peak_memory_bytes": peak_memory(config.device),
         "notes": [
             *train.notes,
-            *(note for row in rows for note in row.get("notes", [])),
+            *(note for row in epochs for note in row.get("notes", [])),
             *found.notes,
+            *planted_note(prepared),
         ],
         "decisions": dict(trainer.ledger.decisions),
         "mixture_fallback": found.fallback,
     }
     write_json(folder.summary, summary)
     return summary
+
+
+def planted_note(prepared: Prepared) -> list[str]:
+    """What to tell the user about labels that were planted wrong."""
+    if prepared.planted is None:
+        return []
+    return [
+        f"{len(prepared.planted):,} labels were made wrong on purpose during training, to "
+        "calibrate the audit by; in labels.csv they are as you gave them (--plant 0 plants none)"
+    ]
 
 
 def accuracy_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:

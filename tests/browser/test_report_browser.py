@@ -15,7 +15,7 @@ from chromium import Chromium, Tab, find_chromium
 
 from labelwise.audit.decisions import apply_decisions
 from labelwise.audit.report import write_report
-from report_runs import write_full_run, write_run
+from report_runs import judged_elsewhere, write_full_run, write_run
 
 PROGRAM = find_chromium()
 pytestmark = [
@@ -115,7 +115,9 @@ def downloaded(browser: Chromium, tab: Tab) -> Path:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("kind", ["hostile names", "old", "embeddings", "many classes"])
+@pytest.mark.parametrize(
+    "kind", ["hostile names", "old", "embeddings", "many classes", "judged elsewhere"]
+)
 def test_page_opens_quietly(
     browser: Chromium, run: Path, tmp_path: Path, kind: str, width: int
 ) -> None:
@@ -123,6 +125,8 @@ def test_page_opens_quietly(
         run = write_run(tmp_path)
     elif kind == "embeddings":
         run = write_full_run(tmp_path, shape=(16,), truth=False, test=False)
+    elif kind == "judged elsewhere":
+        run = judged_elsewhere(write_full_run(tmp_path, test=False))
     elif kind == "many classes":
         names = tuple(f"a class with the number {k}" for k in range(60))
         run = write_full_run(tmp_path, classes=names, num_samples=900)

@@ -19,7 +19,7 @@ LAYERS = (
     {"data", "noise", "models", "augment", "losses", "selection", "estimation"},
     {"training"},
     {"audit", "methods", "pretraining"},
-    {"recipes", "experiment", "outputs", "estimator", "benchmark"},
+    {"recipes", "experiment", "outputs", "estimator", "advice", "diagnosis", "benchmark"},
     {"cli"},
     {"__main__"},
 )

@@ -403,6 +403,27 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
     assert json.loads((folder / "summary.json").read_text())["epochs"] == 2
 
 
+def test_noise_is_planted_on_the_truth_where_there_is_one(world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "noisy.csv"
+    words = ("noise", world / "table.csv", "--truth-column", "best", "--noise", "symmetric:0.4")
+    call(*words, "--out", out)
+    table, before = (pd.read_csv(path, dtype=str) for path in (out, world / "table.csv"))
+    assert table["true_label"].tolist() == before["best"].tolist()
+    assert table["true_label"].tolist() != before["label"].tolist()
+    changed = (table["given_label"] != table["true_label"]).mean()
+    assert 0.1 < changed < 0.5
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    for words in (("methods",), ("noise", "--list", "--json")):
+        read, write = os.pipe()
+        os.close(read)  # the reader is gone before the first line
+        command = (sys.executable, "-m", "labelwise.cli", *words)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("kind", sorted(k for k, p in processes().items() if p.usage == "RATE"))
 def test_noise_writes_both_labels(world: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "noisy.csv"

@@ -262,6 +262,11 @@ def test_a_folder_is_joined_and_loads_again(tmp_path: Path, suffix: str) -> None
     assert (label["cat/1.png"], label["cat/0.png"]) == ("dog", "cat")
     pixels = dict(zip(before.ids, before.inputs, strict=True))
     assert all((pixels[i] == x).all() for i, x in zip(after.ids, after.inputs, strict=True))
+    described = json.loads((run / "config.json").read_text())
+    described["noise"] = {"process": "openset", "num_foreign": 3}
+    (run / "config.json").write_text(json.dumps(described))
+    notes = apply_decisions(run, file, out, data=photos).notes
+    assert "replaced 3 inputs by foreign ones" in notes[0]
     (photos / "cat" / "2.png").unlink()
     with pytest.raises(UserError, match=r"lacks 1 sample of the run: cat/2\.png"):
         apply_decisions(run, file, out, data=photos)

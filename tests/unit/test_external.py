@@ -10,13 +10,18 @@ import torch
 from typer.testing import CliRunner
 
 from labelwise.audit import with_cleanlab
-from labelwise.audit.external import ExternalConfig, audit_pred_probs
-from labelwise.audit.judge import judge
-from labelwise.audit.posterior import label_posterior, smoothed, with_mean
+from labelwise.audit.estimate_arrays import transition_arrays
+from labelwise.audit.external import ExternalConfig, audit_pred_probs, labels_table
+from labelwise.audit.judge import CLUSTERED, clusterable, figures, judge
+from labelwise.audit.posterior import denoised_labels, label_posterior, smoothed, with_mean
+from labelwise.audit.run_files import read_labels
 from labelwise.cli import app
+from labelwise.data.dataset import NO_CLASS, Truth
 from labelwise.data.load import load
+from labelwise.data.neighbours import nearest_neighbours
 from labelwise.errors import UserError
-from labelwise.estimation.estimator import Estimate
+from labelwise.estimation.consensus import Consensus
+from labelwise.estimation.estimator import Estimate, Evidence
 from labelwise.estimation.probabilities import TopProbabilities
 from labelwise.noise.parse import parse
 
@@ -212,14 +217,55 @@ def test_neighbours_find_what_the_model_has_learnt() -> None:
     low, high = helped.interval
     assert low <= wrong.mean() <= high
     assert float(1 - helped.posterior.quality.mean()) == pytest.approx(helped.estimate.noise_rate)
+    assert "transition_low" in transition_arrays(helped.estimate, len(top))
+    assert "transition_low" in transition_arrays(alone.estimate, len(top))
     misleading = judge(top, torch.randn(features.shape, generator=torch.Generator().manual_seed(0)))
     assert "features not used for the noise rate" in misleading.notes[0]
     assert torch.equal(misleading.posterior.quality, alone.posterior.quality)
 
 
+def consensus_of(
+    top: TopProbabilities, features: torch.Tensor
+) -> tuple[Estimate, torch.Tensor, float]:
+    near = nearest_neighbours(features, 10)[0]
+    estimate = Consensus().estimate(Evidence(top, near))
+    return estimate, near, clusterable(top, estimate, near)
+
+
+@pytest.mark.parametrize("noise", ["asymmetric:0.4", "instance:0.6", "symmetric:0.5"])
+def test_features_are_used_where_neighbours_are_of_one_class(noise: str) -> None:
+    table, given, true = cross_validated(noise)
+    top = TopProbabilities.of(torch.from_numpy(table), torch.from_numpy(given))
+    features = load("digits").data.inputs.flatten(1).float()
+    rate, draw = (given != true).mean(), torch.Generator().manual_seed(0)
+    estimate, near, purity = consensus_of(top, features)
+    assert purity > 0.91 > CLUSTERED
+    assert estimate.noise_rate == pytest.approx(rate, abs=0.05)
+    # What denoising is for: far more of the labels are right than were given.
+    denoised = denoised_labels(top, estimate, near).numpy()
+    assert (denoised == true).mean() > 0.85 > 0.6 > (denoised == given).mean()
+    for width, most in ((2, 0.75), (1, 0.3)):  # digits seen through a keyhole
+        weak = features @ torch.randn(features.shape[1], width, generator=draw)
+        estimate, _, purity = consensus_of(top, weak)
+        assert estimate.noise_rate > rate + 0.05
+        assert purity < most < CLUSTERED
+        verdict = judge(top, weak)
+        assert verdict.estimate.name == "confident_joint"
+        assert f"(agreement {purity:.2f}, at least 0.88 is needed)" in verdict.notes[0]
+
+
+def test_agreement_of_one_class_is_that_of_chance() -> None:
+    shown, given, _ = simulated(400)
+    top = TopProbabilities.of(shown * 0 + torch.tensor([0.97, 0.01, 0.01, 0.01]), given)
+    near = torch.randint(400, (400, 10), generator=torch.Generator().manual_seed(0))
+    even = Estimate.from_joint("given", torch.full((4, 4), 1 / 16).double())
+    assert clusterable(top, even, near) == 0
+
+
 def test_shifted_quality_has_the_mean_and_keeps_the_order() -> None:
     quality = torch.rand(500, generator=torch.Generator().manual_seed(0))
-    shifted = with_mean(quality, 0.8)
+    shifted, others = with_mean(quality, 0.8, quality[:50])
+    assert torch.equal(others, shifted[:50])
     assert float(shifted.mean()) == pytest.approx(0.8, abs=1e-5)
     assert torch.equal(shifted.argsort(), quality.argsort())
 
@@ -265,7 +311,25 @@ def test_command_writes_the_folder_of_a_run(digits: Path, tmp_path: Path) -> Non
         images = np.load(digits / "digits.npz")["images"]
         assert (arrays["worst_images"][:, 0] == images[worst]).all()
         assert (arrays["neighbour_images"][:, :, 0] == images[arrays["neighbours"]]).all()
+        assert arrays["evidence"].shape == (1797, 3)
+        assert arrays["evidence_names"].tolist()[1:] == ["label posterior", "neighbour vote"]
+        vote = arrays["evidence"][:, 2]
+        assert np.isfinite(vote[worst]).all()
+        assert np.isfinite(vote).sum() == 60
+        assert (arrays["transition_low"] <= arrays["transition_high"]).all()
+        assert len(arrays["pair_rows"]) == 20
+        assert arrays["duplicate_images"].shape[1:] == (2, 1, 8, 8)
     assert table["label_quality"][worst].max() <= table["label_quality"].nsmallest(61).max()
+    page = (out / "report.html").read_text()
+    assert "Judged by the probabilities in" in page
+    assert f"and the features in {digits / 'features.npy'}." in page
+    assert "neighbour vote" in page
+    assert "for 0 epochs" not in page
+    assert "How training went" not in page
+    assert "#curves" not in page
+    assert "Expected wrong labels" in page
+    assert "labelwise audit" in page
+    assert f"Report: {out / 'report.html'}" in text
     described = json.loads((out / "config.json").read_text())
     assert described["config"]["method"] == "pred-probs"
     assert "--pred-probs" in described["command"]
@@ -283,6 +347,7 @@ def test_rows_of_any_order_limits_and_labels_without_inputs(digits: Path, tmp_pa
         config = ExternalConfig(str(digits / data), digits / probs, limit=600, seed=3)
         summary = audit_pred_probs(config, tmp_path / name)
         assert summary["num_samples"] == 600
+        assert (tmp_path / name / "report.html").exists()
         tables.append(pd.read_parquet(tmp_path / name / "labels.parquet"))
     first, second = tables
     assert (second["id"] - 1000).tolist() == first["id"].tolist()
@@ -346,3 +411,20 @@ def test_command_says_what_is_wrong(digits: Path, tmp_path: Path) -> None:
     assert code == 2
     assert "give an .npy or .npz" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_of_no_class_have_no_true_label(tmp_path: Path) -> None:
+    shown, given, true = simulated(100)
+    true[:7] = NO_CLASS
+    data = load((torch.randn(100, 3), given)).data
+    verdict = judge(TopProbabilities.of(shown, given))
+    table = labels_table(data, verdict, Truth(true))
+    assert table["true_label"].isna().tolist() == [True] * 7 + [False] * 93
+    table.to_parquet(tmp_path / "labels.parquet")
+    assert read_labels(tmp_path / "labels.parquet", data.classes).truth.tolist() == true.tolist()
+    figures_of = figures(verdict, Truth(true))
+    assert figures_of["realised_noise_rate"] == pytest.approx(float((given != true).float().mean()))
+    table["true_label"] = table["true_label"].replace(data.classes[0], "a stranger")
+    table.to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(UserError, match="true_label holds a class that config"):
+        read_labels(tmp_path / "labels.parquet", data.classes)

@@ -20,7 +20,7 @@ from labelwise.audit.figures import loss_figure, reliability_figure
 from labelwise.audit.report import write_report
 from labelwise.audit.run_files import read_run
 from labelwise.errors import UserError
-from report_runs import write_full_run, write_run
+from report_runs import judged_elsewhere, write_full_run, write_run
 
 SECTIONS = ("worst", "loss", "mistaken", "classes", "curves", "about")
 FILES = ("config.json", "metrics.jsonl", "labels.parquet", "summary.json", "evidence.npz")
@@ -378,6 +378,46 @@ def test_files_that_do_not_fit_each_other_are_named(tmp_path: Path) -> None:
     table.drop(columns="is_suspect").to_parquet(run / "labels.parquet")
     with pytest.raises(UserError, match="no column is_suspect"):
         write_report(run)
+
+
+def test_a_sample_of_no_class_is_right_to_doubt(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    path = run / "labels.parquet"
+    table = pd.read_parquet(path)
+    with np.load(run / "evidence.npz") as arrays:
+        worst = arrays["worst"]
+    doubted, trusted = worst[0], worst[-1]
+    assert table.is_suspect[doubted]
+    assert not table.is_suspect[trusted]
+    table.loc[[doubted, trusted], "true_label"] = None
+    table.to_parquet(path, index=False)
+    found = read_run(run)
+    assert found.labels.truth is not None
+    assert found.labels.truth[[doubted, trusted]].tolist() == [-1, -1]
+    shown = cards.build_cards(found)
+    assert [(c.truth, c.right) for c in (shown[0], shown[-1])] == [
+        ("none of the classes", True),
+        ("none of the classes", False),
+    ]
+    rows = tallies.class_rows(found.labels, found.classes)
+    wrong = sum(row.wrong * row.count for row in rows if row.wrong is not None)
+    assert wrong == pytest.approx((table.given_label != table.true_label).sum())
+    assert page_of(run).text.count(">none of the classes<") == 2
+    table.loc[doubted, "given_label"] = None
+    table.to_parquet(path, index=False)
+    with pytest.raises(UserError, match="given_label holds a class"):
+        read_run(run)
+
+
+def test_labels_judged_by_probabilities_from_elsewhere(tmp_path: Path) -> None:
+    run = judged_elsewhere(write_run(tmp_path, test=False))
+    page = page_of(run)
+    assert "Judged by the logits in p.npy, computed elsewhere." in page.words
+    assert "Trained with" not in page.words
+    assert "labelwise audit x --pred-probs p.npy" in page.words
+    assert "How training went" not in page.words
+    assert not [a for name, a in page.tags if name == "a" and a.get("href") == "#curves"]
+    assert read_run(run).epochs == []
 
 
 def test_command_repeats_the_run(tmp_path: Path) -> None:

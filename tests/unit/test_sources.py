@@ -20,6 +20,7 @@ from PIL import Image
 from labelwise.data import decode as decoding
 from labelwise.data.images import pixels
 from labelwise.data.load import kinds, load, split, stratified_rows
+from labelwise.errors import UserError
 
 torch.set_num_threads(1)
 
@@ -504,3 +505,19 @@ def test_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     class_folders(tmp_path / "pets")
     monkeypatch.setitem(os.environ, "HOME", str(tmp_path))
     assert len(load("~/pets").data) == 6
+
+
+def test_a_file_name_may_begin_with_a_tilde(tmp_path: Path) -> None:
+    folder = tmp_path / "~nobody-of-this-name"
+    folder.mkdir()
+    rows = []
+    for number in range(4):
+        pixels = np.full((8, 8), 40 * number, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append(f"{folder.name}/{number}.png,{'ab'[number % 2]}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["image,label", *rows]))
+    assert load(table).data.inputs[:, 0, 0, 0].tolist() == [0, 40, 80, 120]
+    (folder / "3.png").unlink()
+    with pytest.raises(UserError, match=r"~nobody-of-this-name/3\.png"):
+        load(table)

@@ -40,10 +40,14 @@ from labelwise.audit.posterior import (
 from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Dataset, Truth
 from labelwise.data.store import Store
+from labelwise.estimation.anchors import Anchors
+from labelwise.estimation.bootstrap import with_intervals
 from labelwise.estimation.confident_joint import ConfidentJoint
 from labelwise.estimation.consensus import Consensus
+from labelwise.estimation.dual import DualT
 from labelwise.estimation.estimator import MIN_SAMPLES, Estimate
 from labelwise.estimation.estimator import Evidence as Seen
+from labelwise.estimation.probabilities import TopProbabilities
 from labelwise.selection.mixture import MixtureFit, mixture
 from labelwise.training.evaluate import evaluating
 
@@ -69,12 +73,14 @@ class Verdicts:
         suspect: whether the given label looks wrong (N) bool.
         signs: the evidence (N, E) in [0, 1]; 1 speaks for the given label (`EVIDENCE`).
         estimate: noise rate and confusions between classes.
+        rates: noise rate by every estimator that could run.
         interval: of the noise rate, 95 %.
         noise_rate: estimated share of wrong labels.
         loss: mean over networks of the cross-entropy of the given label (N), nats.
         fit: mixture fitted to `loss`, for the picture.
         fallback: which guard rail took over in the mixtures, or None.
         method: in words, how the quality was obtained.
+        top: class probabilities (N) that the verdicts rest on.
         notes: remarks for the user.
         worst: rows of the lowest-quality labels, worst first (at most `WORST`).
         neighbours: nearest other samples of each of them in feature space (W, 3).
@@ -89,12 +95,14 @@ class Verdicts:
     suspect: Tensor
     signs: Tensor
     estimate: Estimate
+    rates: dict[str, float]
     interval: tuple[float, float]
     noise_rate: float
     loss: Tensor
     fit: MixtureFit
     fallback: str | None
     method: str
+    top: TopProbabilities
     notes: tuple[str, ...]
     worst: Tensor
     neighbours: Tensor
@@ -176,12 +184,14 @@ def reach_verdicts(
             [torch.stack([weighed.posterior, clean], dim=1), observed.given.signs], dim=1
         ),
         estimate=estimate,
+        rates={**rates_by_probabilities(observed), estimate.name: estimate.noise_rate},
         interval=interval,
         noise_rate=rate,
         loss=loss,
         fit=mixture("gaussian").fit(loss),
         fallback=fallback,
         method=weighed.method,
+        top=top,
         notes=(note,) if note else (),
         worst=worst,
         neighbours=neighbours.cpu(),
@@ -210,7 +220,22 @@ def estimate_noise_of(observed: Observed, seed: int) -> tuple[Estimate, str]:
     if top.num_classes > MOST_CLASSES or len(observed.references) < MIN_SAMPLES:
         return estimate, ""
     part = top.rows(observed.references)
-    return estimate_by_neighbours(part, observed.reference_features, estimate, seed)
+    found, note = estimate_by_neighbours(part, observed.reference_features, estimate, seed)
+    if found.name != Consensus.name:
+        found = with_intervals(ConfidentJoint(), Seen(part), seed=seed)
+    return found, note
+
+
+def rates_by_probabilities(observed: Observed) -> dict[str, float]:
+    """Noise rates by the estimators that read probabilities alone, as a second opinion."""
+    top = observed.given.sources["all"]
+    if len(top) < MIN_SAMPLES or top.num_classes > MOST_CLASSES:
+        return {}
+    evidence = Seen(
+        top.rows(observed.references) if len(observed.references) >= MIN_SAMPLES else top
+    )
+    found = (ConfidentJoint(), DualT(), Anchors())
+    return {each.name: each.estimate(evidence).noise_rate for each in found}
 
 
 def clean_posteriors(observed: Observed) -> tuple[Tensor, Tensor, str | None]:
@@ -341,7 +366,8 @@ def audit_figures(data: Dataset, found: Verdicts, truth: Truth | None) -> dict[s
     figures: dict[str, Any] = {
         "estimated_noise_rate": found.noise_rate,
         "noise_rate_interval": list(found.interval),
-        "noise_rate_estimates": {found.estimate.name: found.estimate.noise_rate},
+        "noise_rate_estimates": found.rates,
+        "noise_rate_estimator": found.estimate.name,
         "num_suspects": int(found.suspect.sum()),
         "expected_precision": found.expected_precision,
         "expected_recall": found.expected_recall,

@@ -34,7 +34,7 @@ COLUMNS = {
     "suggested_label": "the predicted label for suspects, else the given one",
     "suggestion_confidence": "the networks' probability of the suggested label, 0 to 1",
     "is_suspect": "True where the label looks wrong (quality below 0.5, other prediction)",
-    "true_label": "the true label",
+    "true_label": "the true label; empty where the sample is of none of the classes",
 }
 
 

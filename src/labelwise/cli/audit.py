@@ -1,15 +1,28 @@
-"""`labelwise audit`: which labels are wrong, by probabilities that are already there."""
+"""`labelwise audit`: which labels are wrong; `labelwise diagnose`: how many, and what to do."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from labelwise.cli.shared import SHOWN_NOTES, AsJson, Out, app, friendly
+from labelwise.cli.shared import (
+    SHOWN_NOTES,
+    AsJson,
+    Out,
+    app,
+    friendly,
+    interrupted,
+    listener_for,
+    show_result,
+)
 from labelwise.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from labelwise.training.progress import Silent
 
 COMPARABLE = ("cleanlab",)
 
@@ -18,6 +31,12 @@ COMPARABLE = ("cleanlab",)
 @friendly
 def audit(
     data: Annotated[str, typer.Argument(help="digits, a folder, a .csv/.parquet, an .npz/.npy")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One short plain training; seconds for small data.")
+    ] = False,
+    method: Annotated[
+        str | None, typer.Option(help="Method to train with; default dividemix.")
+    ] = None,
     pred_probs: Annotated[
         Path | None,
         typer.Option(help="Class probabilities from anywhere: .npy, .npz, .csv, .tsv, .parquet."),
@@ -31,24 +50,61 @@ def audit(
     label_column: Annotated[str | None, typer.Option(help="Column of given labels.")] = None,
     truth_column: Annotated[str | None, typer.Option(help="Column of true labels.")] = None,
     limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
+    noise: Annotated[str | None, typer.Option(help="Plant noise: KIND:RATE.")] = None,
+    model: Annotated[str, typer.Option(help="Backbone: labelwise's or any timm name.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(help="Epochs; default scales with data.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
+    on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
+    plant: Annotated[float, typer.Option(help="Share of labels planted wrong.")] = 0.03,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     compare: Annotated[
         str | None, typer.Option(help="cleanlab: run it on the same probabilities.")
     ] = None,
     out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which labels are wrong, from class probabilities of any model."""
+    """Say which labels are wrong: by a training, or by class probabilities of any model."""
     from labelwise.training.folder import next_free
 
     if compare is not None and compare not in COMPARABLE:
         raise unknown("comparison", compare, COMPARABLE)
     folder = out or next_free(Path("runs"), f"{Path(data).expanduser().resolve().stem}-audit")
+    training = {
+        "--quick": quick,
+        "--method": method,
+        "--noise": noise,
+        "--epochs": epochs,
+        "--image-size": image_size,
+    }
     if pred_probs is None:
-        raise UserError(
-            "--pred-probs is missing: give a file of class probabilities, one row per sample. "
-            "`labelwise fit` trains a model and audits the labels with it."
+        if quick and method is not None:
+            raise UserError(f"--quick trains plainly: leave it or --method {method} away.")
+        if compare is not None:
+            raise UserError("--compare needs --pred-probs: out-of-sample class probabilities.")
+        _train(
+            data,
+            folder,
+            listener_for(f"audit of {Path(data).name}", quiet or as_json),
+            as_json,
+            method="quick" if quick else method or "dividemix",
+            model=model,
+            epochs=epochs,
+            seed=seed,
+            label_column=label_column,
+            truth_column=truth_column,
+            limit=limit,
+            noise=noise,
+            image_size=image_size,
+            on_bad_image=on_bad_image,
+            plant=plant,
+            threads=threads,
         )
+        return
+    given = [name for name, value in training.items() if value]
+    if given:
+        raise UserError(f"{given[0]} belongs to a training: leave it or --pred-probs away.")
     from labelwise.audit.external import ExternalConfig, audit_pred_probs
     from labelwise.estimator import place
     from labelwise.outputs import commit, hardware, versions
@@ -69,6 +125,70 @@ def audit(
         {"versions": versions(), "hardware": hardware("cpu"), "commit": commit()},
     )
     show(summary, folder, as_json)
+
+
+def _train(data: str, folder: Path, listener: Silent, as_json: bool, **options: Any) -> None:
+    from labelwise import estimator
+
+    try:
+        result = estimator.fit(data, out=folder, listener=listener, **options)
+    except estimator.Interrupted:
+        interrupted(folder)
+    show_result(result, as_json)
+
+
+@app.command()
+@friendly
+def diagnose(
+    data: Annotated[str, typer.Argument(help="digits, a folder, a .csv/.parquet, an .npz/.npy")],
+    minutes: Annotated[float, typer.Option(help="Budget, without reading the data.")] = 0.5,
+    label_column: Annotated[str | None, typer.Option(help="Column of given labels.")] = None,
+    truth_column: Annotated[str | None, typer.Option(help="Column of true labels.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
+    noise: Annotated[str | None, typer.Option(help="Plant noise: KIND:RATE.")] = None,
+    model: Annotated[str, typer.Option(help="Backbone: labelwise's or any timm name.")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
+    on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    out: Out = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate how many labels are wrong and which classes are confused; recommend a method."""
+    from labelwise.diagnosis import diagnose as look
+    from labelwise.estimator import Interrupted
+
+    options = {
+        "label_column": label_column,
+        "truth_column": truth_column,
+        "limit": limit,
+        "noise": noise,
+        "image_size": image_size,
+    }
+    listener = listener_for(f"diagnosis of {Path(data).name}", quiet or as_json)
+    try:
+        found = look(
+            data,
+            minutes=minutes,
+            out=out,
+            listener=listener,
+            model=model,
+            on_bad_image=on_bad_image,
+            threads=threads,
+            seed=seed,
+            **options,
+        )
+    except Interrupted:
+        typer.echo("stopped.", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    words = [f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in options.items() if v]
+    typer.echo(found.to_text(" ".join([shlex.quote(data), *words])))
+    if out is not None:
+        typer.echo(f"Report: {out / 'report.html'}")
 
 
 def show(summary: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -102,7 +102,16 @@ def show_result(result: Result, as_json: bool) -> None:
         return
     total = summary["num_samples"]
     typer.echo(f"{summary['num_suspects']} of {total} labels look wrong", nl=False)
-    typer.echo(f" (estimated noise rate {summary['estimated_noise_rate']:.1%}).")
+    low, high = summary["noise_rate_interval"]
+    typer.echo(
+        f" (estimated noise rate {summary['estimated_noise_rate']:.1%}, "
+        f"95 % interval {low:.1%} to {high:.1%})."
+    )
+    if summary["num_suspects"]:
+        typer.echo(
+            f"Of these {summary['expected_precision']:.0%} are expected to be wrong indeed; they "
+            f"are {summary['expected_recall']:.0%} of the wrong labels expected."
+        )
     if "test_accuracy_last" in summary:
         count = summary["test_accuracy_last_epochs"]
         last = "the last epoch" if count == 1 else f"mean of the last {count} epochs"

@@ -42,6 +42,9 @@ def fit(
     test: Annotated[str | None, typer.Option(help="Data to test on.")] = None,
     limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
     noise: Annotated[str | None, typer.Option(help="Plant noise: KIND:RATE.")] = None,
+    plant: Annotated[
+        float, typer.Option(help="Share of labels made wrong on purpose, to calibrate; 0: none.")
+    ] = 0.03,
     image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
     on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -71,6 +74,7 @@ def fit(
         "test": test,
         "limit": limit,
         "noise": noise,
+        "plant": plant,
         "image_size": image_size,
         "on_bad_image": on_bad_image,
         "device": device,

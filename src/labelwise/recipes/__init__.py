@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from labelwise.config import RunConfig
 from labelwise.errors import UserError, unknown
 from labelwise.recipes.recipe import Recipe
 
@@ -58,4 +59,6 @@ def apply_recipe(
         merged["model"] = recipe.model
     if merged.get("noise") is None and merged.get("label_column") is None:
         merged["noise"] = recipe.noise
+    if merged.get("plant") == RunConfig.model_fields["plant"].default:
+        merged["plant"] = 0.0  # the paper plants nothing beside its noise
     return merged, {**recipe.settings, **settings}, {**recipe.schedule, **schedule}

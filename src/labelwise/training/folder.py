@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "evidence.npz"
 
     @property
+    def pred_probs(self) -> Path:
+        """Class probabilities (N, K) behind the verdicts, in the order of the labels."""
+        return self.path / "pred_probs.npy"
+
+    @property
     def model(self) -> Path:
         """Weights and what is needed to predict."""
         return self.path / "model"
