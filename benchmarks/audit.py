@@ -1,11 +1,13 @@
-"""Finding wrong labels: one labelwise run beside cleanlab's cross-validation, same data and network.
+"""Finding wrong labels: one labelwise run beside cleanlab's cross-validation, on equal terms.
+
+Same data, same network, same augmentation and learning rates.
 
 For every data set and seed three rows: `cleanlab` (five-fold cross-validated cross-entropy,
 benchmarks/cleanlab_baseline.py), `quick` (`labelwise audit --quick`) and a robust method
 (`labelwise audit`). Rows are appended as they come; those that are there are not run again.
 
     python benchmarks/audit.py --suite digits --out benchmarks/audit.jsonl
-    python benchmarks/audit.py --suite cifar --data cifar10_train.parquet --out benchmarks/audit.jsonl
+    python benchmarks/audit.py --suite cifar --data cifar10_train.parquet
     python benchmarks/audit.py --table benchmarks/audit.jsonl
 """
 
@@ -58,7 +60,8 @@ def ours(method: str, options: dict[str, Any], epochs: int | None, threads: int)
         )
         whole = time.perf_counter() - start
         config = json.loads((result.path / "config.json").read_text())
-    row = {name: result.summary.get(name) for name in FIGURES}
+        summary = result.summary
+    row = {name: summary.get(name) for name in FIGURES}
     row["total_seconds"] = round(whole, 2)
     return row | {key: config[key] for key in ("versions", "hardware", "commit")}
 

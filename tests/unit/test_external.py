@@ -397,9 +397,9 @@ def test_comparison_says_what_is_missing(
 
 
 def test_command_says_what_is_wrong(digits: Path, tmp_path: Path) -> None:
-    code, text = run(digits / "digits.npz")
+    code, text = run(digits / "digits.npz", "--compare", "cleanlab")
     assert code == 2
-    assert "--pred-probs is missing" in text
+    assert "--compare needs --pred-probs" in text
     code, text = run(digits / "digits.npz", "--pred-probs", digits / "features.npy")
     assert code == 2
     assert "64 columns, the data 10 classes" in text

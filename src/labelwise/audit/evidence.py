@@ -25,6 +25,7 @@ from labelwise.audit.fusion import (
     curve_error,
     fit_fusion,
     reliability,
+    right_by_chance,
     true_reliability,
 )
 from labelwise.audit.judge import estimate_by_neighbours
@@ -270,6 +271,7 @@ def weigh(observed: Observed, estimate: Estimate, clean: Tensor, planted_clean: 
             (posterior, _signs(observed.given, clean)),
             (planted_posterior, _signs(observed.planted, planted_clean)),
             rate,
+            top.num_classes,
         )
         method += f", weighed with the other evidence on {len(planted):,} planted wrong labels"
     if by_neighbours and 0 < estimate.noise_rate < 1:
@@ -283,12 +285,16 @@ def _signs(said: Said, clean: Tensor) -> np.ndarray:
 
 
 def fused(
-    given: tuple[Tensor, np.ndarray], planted: tuple[Tensor, np.ndarray], noise_rate: float
+    given: tuple[Tensor, np.ndarray],
+    planted: tuple[Tensor, np.ndarray],
+    noise_rate: float,
+    num_classes: int,
 ) -> tuple[Tensor, Tensor]:
     """Quality of the given (N) and the planted labels (M) from posteriors and other signs."""
     odds = [logit(part[0].double().clamp(1e-9, 1 - 1e-9).numpy()) for part in (given, planted)]
     noise_rate = min(0.95, max(noise_rate, 1.0 / len(given[0])))
-    fusion = fit_fusion(odds[0], given[1], odds[1], planted[1], noise_rate)
+    chance = right_by_chance(noise_rate, num_classes)
+    fusion = fit_fusion(odds[0], given[1], odds[1], planted[1], noise_rate, chance)
     both = [
         torch.from_numpy(expit(fusion.log_odds(z, part[1]))).float()
         for z, part in zip(odds, (given, planted), strict=True)
@@ -428,7 +434,8 @@ def evidence_arrays(data: Dataset, found: Verdicts, truth: Truth | None) -> dict
 
 def _planted_curve(found: Verdicts) -> np.ndarray:
     quality, planted = (_numpy(part.double()) for part in (found.quality, found.planted_quality))
-    return reliability(quality, planted, found.noise_rate)
+    chance = right_by_chance(found.noise_rate, found.top.num_classes)
+    return reliability(quality, planted, found.noise_rate, by_chance=chance)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

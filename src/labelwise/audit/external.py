@@ -207,7 +207,7 @@ def evidence_arrays(verdict: Verdict, features: Tensor | None) -> dict[str, np.n
     grid = torch.linspace(0, 1, GRID, dtype=torch.float64)
     near = torch.zeros((len(worst), 0), dtype=torch.int64)
     similarity = torch.zeros((len(worst), 0))
-    evidence = {"probability of the label": given, "label posterior": quality}
+    evidence = {"probability": given, "label posterior": quality}
     if features is not None:
         near, similarity = nearest_neighbours(features, NUM_NEIGHBOURS, queries=worst)
         labels = verdict.top.labels

@@ -23,7 +23,9 @@ NUM_VIEWS = 4
 """Augmented views of every sample that the final networks predict."""
 NUM_NEIGHBOURS = 20
 REFERENCES = 20_000
-"""Samples among which neighbours are searched, evenly spaced: time stays O(N)."""
+"""Samples among which neighbours are searched, a random part of more: time stays O(N)."""
+LEAST_LEFT = 1e-6
+"""Where a network leaves less than this to all classes but one, the rest is rounding."""
 SOURCES = ("training", "views", "neighbours")
 """Where class probabilities come from: the trace of the run, views by the final networks, and the
 mean of the neighbours' probabilities."""
@@ -89,6 +91,11 @@ class _Seen:
     sources: Mapping[str, Tensor]  # (B, K) each
     votes: Tensor  # labels of the neighbours (B, k)
 
+    def rows(self, mask: Tensor) -> _Seen:
+        """The samples in the mask (B)."""
+        sources = {name: values[mask] for name, values in self.sources.items()}
+        return _Seen(self.index[mask], self.logits[:, mask], sources, self.votes[mask])
+
 
 class Observer:
     """Reads a finished run.
@@ -119,8 +126,9 @@ class Observer:
         self.given = given.to(store.device)
         self.view, self.block = views["weak"], block
         self.draw = Draw(seed, phase="audit", device=store.device)
-        step = -(-len(store) // REFERENCES)
-        self.references = torch.arange(0, len(store), step, device=store.device)
+        # Not evenly spaced: the order of the data may have a period.
+        chosen = Draw(seed, phase="audit").permutation("references", len(store))[:REFERENCES]
+        self.references = chosen.sort().values.to(store.device)
         self.is_planted = torch.zeros(len(store), dtype=torch.bool, device=store.device)
         if planted is not None:
             self.is_planted[planted.rows.to(store.device)] = True
@@ -137,9 +145,9 @@ class Observer:
                 chosen = self.is_planted[index]
                 given.append(self._say(seen, self.given[index], chosen))
                 if chosen.any():
-                    trained = self.store.labels[index]
-                    said = self._say(seen, trained, torch.zeros_like(chosen))
-                    planted.append(_rows(said, chosen.cpu()))
+                    part = seen.rows(chosen)
+                    trained = self.store.labels[part.index]
+                    planted.append(self._say(part, trained, torch.zeros_like(trained).bool()))
         return Observed(
             Said.join(given),
             Said.join(planted) if planted else None,
@@ -170,13 +178,11 @@ class Observer:
 
     def _viewed(self, index: Tensor) -> Tensor:
         """Mean softmax of the networks over augmented views (B, K)."""
-        rows = self.store.rows(index)
-        probabilities = [
-            network(self.view(rows, self.draw.within(f"{number}/{int(index[0])}")))["classes"]
-            for number in range(NUM_VIEWS)
-            for network in self.networks
-        ]
-        return torch.stack(probabilities).float().softmax(2).mean(0)
+        rows, logits = self.store.rows(index), []
+        for number in range(NUM_VIEWS):
+            view = self.view(rows, self.draw.within(f"{number}/{int(index[0])}"))
+            logits += [network(view)["classes"] for network in self.networks]
+        return torch.stack(logits).float().softmax(2).mean(0)
 
     def _see(self, index: Tensor) -> _Seen:
         inputs = self.store.plain(index)
@@ -186,7 +192,10 @@ class Observer:
             self._features(index), index, self.reference_features, self.references, count
         )
         viewed, run = self._viewed(index), self._traced(index)
-        near = self.reference_probability[places].mean(1)
+        near = torch.zeros_like(viewed)
+        for column in places.T:  # one neighbour at a time: no (B, k, K) tensor
+            near += self.reference_probability[column]
+        near = near / count if count else viewed
         values = (viewed if run is None else run, viewed, near)
         votes = self.store.labels[self.references[places]]
         return _Seen(index, logits, dict(zip(SOURCES, values, strict=True)), votes)
@@ -195,11 +204,13 @@ class Observer:
         """What was seen as evidence for or against `labels` (B).
 
         Where another label was trained on (`other_learnt`), that one was learnt to some degree:
-        the label competes with what the networks would say without it.
+        the label competes with what the networks would say without it. Where they would say
+        nothing (of two classes one is left, whatever they learnt), the neighbours say it.
         """
         learnt = self.store.labels[seen.index]
+        near = seen.sources["neighbours"]
         sources = {
-            name: values if name == "neighbours" else _without(values, learnt, other_learnt)
+            name: values if values is near else _without(values, learnt, other_learnt, near)
             for name, values in seen.sources.items()
         }
         own = {name: _own(values, labels) for name, values in sources.items()}
@@ -215,8 +226,11 @@ class Observer:
         stable = seen.sources["training"].amax(1)
         signs = torch.stack([(lead + 1) / 2, early, stable, own["views"], vote], dim=1)
         mean = torch.stack(list(sources.values())).mean(0)
+        each = [_without(p, learnt, other_learnt, near) for p in seen.logits.softmax(2)]
+        rest = [-_own(values, labels).clamp_min(1e-12).log() for values in each]
         given = labels[None, :, None].expand(len(seen.logits), -1, 1)
         losses = -seen.logits.log_softmax(2).gather(2, given)[..., 0].T
+        losses = torch.where(other_learnt[:, None], torch.stack(rest, dim=1), losses)
         return Said(
             {
                 name: _top(values, labels, self.keep)
@@ -236,10 +250,15 @@ def _best_other(values: Tensor, labels: Tensor) -> Tensor:
     return values.scatter(1, labels[:, None], -1.0).amax(1)
 
 
-def _without(values: Tensor, classes: Tensor, where: Tensor) -> Tensor:
-    """Probabilities (B, K) without the class `classes` (B) in the rows `where` (B)."""
+def _without(values: Tensor, classes: Tensor, where: Tensor, otherwise: Tensor) -> Tensor:
+    """Probabilities (B, K) without the class `classes` (B) in the rows `where` (B).
+
+    Where nothing else is left to choose from, those of `otherwise` (B, K), all of them.
+    """
     left = values.scatter(1, classes[:, None], 0.0)
-    left = left / left.sum(1, keepdim=True).clamp_min(1e-12)
+    total = left.sum(1, keepdim=True)
+    some = (total > LEAST_LEFT) & (values.shape[1] > 2)
+    left = torch.where(some, left / total.clamp_min(LEAST_LEFT), otherwise)
     return torch.where(where[:, None], left, values)
 
 
@@ -247,11 +266,6 @@ def _top(values: Tensor, labels: Tensor, keep: int) -> TopProbabilities:
     values = values.cpu().double()
     values = (values / values.sum(1, keepdim=True)).float()
     return TopProbabilities.of(values, labels.cpu(), keep)
-
-
-def _rows(said: Said, mask: Tensor) -> Said:
-    sources = {name: top.rows(mask) for name, top in said.sources.items()}
-    return Said(sources, said.signs[mask], said.losses[mask], said.own[mask])
 
 
 def joined(parts: Sequence[TopProbabilities]) -> TopProbabilities:

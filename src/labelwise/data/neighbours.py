@@ -84,7 +84,8 @@ def nearest_among(
     itself = torch.searchsorted(rows, own)
     itself = torch.where(rows[itself.clamp_max(len(rows) - 1)] == own, itself, -1)
     for start in range(0, len(reference), block):
-        part = query @ reference[start : start + block].T
+        with torch.autocast(query.device.type, enabled=False):  # near ones differ in few digits
+            part = query @ reference[start : start + block].T
         line = ((itself >= start) & (itself < start + part.shape[1])).nonzero().flatten()
         part[line, itself[line] - start] = -torch.inf
         # Only the block's own best can enter the list: one top-k over the block, one over 2k.

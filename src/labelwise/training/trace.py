@@ -69,8 +69,10 @@ def observe(context: Context, number: int, index: Tensor, logits: Tensor) -> Non
     ledger.add(MARGIN, number, index, own[:, 0] - others)
     ledger.add(HITS, number, index, torch.stack([hit, torch.ones_like(hit)], dim=1))
     early = 1.0 - context.epoch / max(1, context.num_epochs)
-    learned = torch.maximum(ledger[LEARNED][number, index], hit * early)
-    ledger.write(LEARNED, number, index, learned)
+    # A row may come twice in a batch; whichever is written last, both write the larger one.
+    same = index[:, None] == index
+    learned = torch.where(same, hit * early, 0.0).amax(1)
+    ledger.write(LEARNED, number, index, learned.maximum(ledger[LEARNED][number, index]))
     if PROBABILITY in ledger and context.epoch >= int(FIRST * context.num_epochs):
         ledger.add(SEEN, number, index, torch.ones_like(hit))
         ledger.add(PROBABILITY, number, index, probability)
