@@ -14,7 +14,7 @@ import torch
 
 from labelwise.advice import advise
 from labelwise.config import RunConfig
-from labelwise.data.files import write_json
+from labelwise.data.files import at_home, write_json
 from labelwise.data.load import stratified_rows
 from labelwise.errors import UserError
 from labelwise.estimator import place, train_and_finish
@@ -143,7 +143,7 @@ def diagnose(
     prepared, epochs, notes = _within(config, prepared, 60 * minutes)
     config = config.model_copy(update={"schedule": {"epochs": epochs}})
     with tempfile.TemporaryDirectory(prefix="labelwise-") as scratch:
-        folder = RunFolder(Path(scratch) / "run" if out is None else Path(out).expanduser())
+        folder = RunFolder(Path(scratch) / "run" if out is None else at_home(out))
         result = train_and_finish(config, prepared, folder, listener or Silent())
         arrays = np.load(folder.evidence)
         found = _diagnosis(

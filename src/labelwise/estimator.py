@@ -18,7 +18,7 @@ import pandas as pd
 
 from labelwise.audit.report import write_report
 from labelwise.config import RunConfig, Schedule, read_json
-from labelwise.data.files import write_json
+from labelwise.data.files import at_home, write_json
 from labelwise.data.load import load
 from labelwise.data.source import OnBadImage
 from labelwise.errors import UserError
@@ -184,7 +184,7 @@ def fit(
         raise UserError("give settings to the method object itself, not beside it.")
     if config.devices > 1 and out is None:
         raise UserError("several processes need one --out folder that all of them know.")
-    target = None if out is None else RunFolder(Path(out).expanduser())
+    target = None if out is None else RunFolder(at_home(out))
     if target is not None and first_process():
         target.require_free()  # before any data is read
     memory = InMemory(data, labels, truth, test) if in_memory else InMemory(None, test=test)
@@ -284,7 +284,7 @@ def place(data: Any) -> str:
     """How `config.json` names data: a file by its whole path, so that any folder can resume."""
     if not isinstance(data, str | Path):
         return IN_MEMORY
-    path = Path(data).expanduser()
+    path = at_home(data)
     return str(path.resolve()) if str(data).strip() and path.exists() else str(data)
 
 

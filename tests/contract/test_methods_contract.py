@@ -27,6 +27,7 @@ from labelwise.training.context import Context
 from labelwise.training.groups import Groups
 from labelwise.training.loop import Trainer
 from labelwise.training.method import Method, Phase, Problem, Step, Wrapper
+from labelwise.training.trace import HITS, PROBABILITY, SEEN, trace_columns
 from support import (
     ExtraView,
     assert_same_tensors,
@@ -225,7 +226,22 @@ def test_run_is_whole_and_finite(spec: str, kind: str) -> None:
     assert all(bool(value.isfinite().all()) for value in result.weights.values())
     clean = result.ledger["clean"]
     assert bool(((clean >= 0) & (clean <= 1)).all())
-    assert result.ledger.keys() == {column.name for column in result.method.all_columns()}
+    data = DATA[kind]
+    trace = trace_columns(data.num_classes, len(data), result.method.num_peers)
+    columns = (*result.method.all_columns(), *trace)
+    assert result.ledger.keys() == {column.name for column in columns}
+
+
+@every_run
+def test_every_sample_is_observed_in_every_epoch(spec: str, kind: str, tmp_path: Path) -> None:
+    """A step or pass that says it observes does so, and for the others the loop does."""
+    trainer = build_trainer(DATA[kind], build(spec), tmp_path, schedule=SCHEDULE)
+    trainer.train()
+    hits = trainer.ledger[HITS]
+    assert bool((hits[..., 1] >= trainer.schedule.epochs).all())
+    assert bool((trainer.ledger[SEEN] >= 1).all())
+    total = trainer.ledger[PROBABILITY].sum(2)
+    torch.testing.assert_close(total, trainer.ledger[SEEN], rtol=1e-4, atol=0)
 
 
 @every_run

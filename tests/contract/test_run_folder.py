@@ -25,6 +25,7 @@ FILES = {
     "summary.json",
     "report.html",
     "evidence.npz",
+    "pred_probs.npy",
     "model",
     "checkpoint",
 }
@@ -279,4 +280,5 @@ def test_evidence_is_read_without_pickle(run: Any) -> None:
         )
         assert arrays["loss"].shape == (len(result.labels),)
         quality = result.labels["label_quality"].to_numpy()
-        assert quality[arrays["worst"][0]] <= quality.min() + 1e-6
+        # Qualities that differ by less are ordered by the probability of the given label.
+        assert quality[arrays["worst"][0]] <= quality.min() + 1e-3 + 1e-6

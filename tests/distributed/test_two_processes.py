@@ -23,6 +23,7 @@ from labelwise.training.engine import launch
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Interrupted, Trainer
 from labelwise.training.method import Method, Phase
+from labelwise.training.trace import HITS, LEARNED, MARGIN, PROBABILITY, SEEN
 from support import ExtraView, build_trainer, smooth_network, tiny_images, weights_of
 
 pytestmark = pytest.mark.distributed
@@ -268,6 +269,21 @@ def test_scores_of_the_ledger_are_those_of_one_process() -> None:
         assert torch.equal(ledger["prediction"], alone["ledger"]["prediction"])
         assert torch.allclose(ledger["loss"], alone["ledger"]["loss"], atol=1e-5)
         assert torch.allclose(ledger["clean"], alone["ledger"]["clean"], atol=1e-4)
+
+
+@every_method
+def test_trace_is_that_of_one_process(name: str) -> None:
+    """Sums and maxima over ranks that each saw a part of every batch."""
+    alone, ranks = one_process(name)["ledger"], two_processes()
+    assert float(alone[LEARNED].max()) == 1.0
+    assert bool((alone[HITS][..., 1] >= 3).all())
+    for rank in ranks:
+        ledger = rank[name]["ledger"]
+        assert torch.equal(ledger[HITS][..., 1], alone[HITS][..., 1])
+        assert torch.equal(ledger[SEEN], alone[SEEN])
+        assert torch.equal(ledger[LEARNED], alone[LEARNED])
+        for column in (MARGIN, PROBABILITY):
+            assert torch.allclose(ledger[column], alone[column], atol=1e-4), column
 
 
 def test_stop_asked_of_one_process_stops_both_and_resumes() -> None:

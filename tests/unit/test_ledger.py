@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ COLUMNS = (
     Column("target", shape=(3,), initial=0.5),
     Column("seen", torch.int64, merge="sum"),
     Column("weight", merge="sum", initial=2.0),
+    Column("best", merge="max", initial=-1.0),
 )
 
 
@@ -28,9 +29,10 @@ def merged(ledgers: list[Ledger]) -> None:
     """Merge the ledgers of several ranks as lock-step processes would.
 
     Every rank's reductions are recorded first with zeros from the others, then replayed with the
-    sums: a reduction's input does not depend on the result of an earlier one.
+    sums or maxima: a reduction's input does not depend on the result of an earlier one.
     """
     calls: list[list[Tensor]] = []
+    kinds: list[str] = []
     for one in ledgers:
         mine: list[Tensor] = []
         copy = Ledger(COLUMNS, *one["loss"].shape, CPU)
@@ -38,16 +40,31 @@ def merged(ledgers: list[Ledger]) -> None:
         copy._written = {name: value.clone() for name, value in one._written.items()}
         copy._base = {name: value.clone() for name, value in one._base.items()}
 
+        kinds.clear()
+
         def record(value: Tensor, mine: list[Tensor] = mine) -> Tensor:
             mine.append(value)
+            kinds.append("sum")
             return value
 
-        copy.merge(len(ledgers), record)
+        def record_max(value: Tensor, mine: list[Tensor] = mine) -> Tensor:
+            mine.append(value)
+            kinds.append("max")
+            return value
+
+        copy.merge(len(ledgers), record, record_max)
         calls.append(mine)
-    totals = [torch.stack(values).sum(0) for values in zip(*calls, strict=True)]
+    results = [
+        torch.stack(values).amax(0) if kind == "max" else torch.stack(values).sum(0)
+        for kind, values in zip(kinds, zip(*calls, strict=True), strict=True)
+    ]
     for one in ledgers:
-        replay = iter(totals)
-        one.merge(len(ledgers), lambda value, replay=replay: next(replay).to(value.dtype))
+        replay = iter(results)
+
+        def give(value: Tensor, replay: Iterator[Tensor] = replay) -> Tensor:
+            return next(replay).to(value.dtype)
+
+        one.merge(len(ledgers), give, give)
 
 
 def test_initial_values_and_shapes() -> None:
@@ -108,6 +125,7 @@ def writers(generator: torch.Generator) -> dict[str, Callable[[int, Tensor], Ten
         "target": lambda n, old: torch.rand(n, 3, generator=generator),
         "seen": lambda n, old: old + 1,
         "weight": lambda n, old: old + 0.25,
+        "best": lambda n, old: torch.maximum(old, torch.randn(n, generator=generator)),
     }
 
 
@@ -117,6 +135,44 @@ def test_summed_increments_of_one_row_add_up() -> None:
         one.write("seen", 0, torch.tensor([3]), torch.tensor([1 + rank]))
     merged(ranks)
     assert [one["seen"][0].tolist() for one in ranks] == [[0, 0, 0, 3, 0, 0]] * 2
+
+
+def test_rows_may_come_twice_in_what_is_added() -> None:
+    book = ledger()
+    book.add("weight", 1, torch.tensor([3, 3, 0]), torch.tensor([1.0, 0.5, 0.25]))
+    book.add("weight", 1, torch.tensor([3]), torch.tensor([1.0], dtype=torch.float64))
+    assert book["weight"].tolist() == [[2] * 6, [2.25, 2, 2, 4.5, 2, 2]]
+
+
+def test_what_several_ranks_add_to_one_row_adds_up() -> None:
+    ranks = [ledger(), ledger(), ledger()]
+    for _ in range(2):
+        for rank, one in enumerate(ranks):
+            one.add("weight", 0, torch.tensor([3, 1]), torch.tensor([1.0 + rank, 0.5]))
+        merged(ranks)
+    for one in ranks:
+        assert one["weight"][0].tolist() == [2, 2 + 2 * 1.5, 2, 2 + 2 * 6, 2, 2]
+
+
+def test_only_columns_that_sum_can_be_added_to() -> None:
+    with pytest.raises(AssertionError, match="does not sum"):
+        ledger().add("loss", 0, torch.tensor([0]), torch.ones(1))
+
+
+def test_the_largest_value_of_all_ranks_wins() -> None:
+    ranks = [ledger(), ledger()]
+    ranks[0].write("best", 0, torch.tensor([0, 1]), torch.tensor([0.5, 0.75]))
+    ranks[1].write("best", 0, torch.tensor([1, 2]), torch.tensor([0.25, -5.0]))
+    merged(ranks)
+    for one in ranks:
+        assert one["best"].tolist() == [[0.5, 0.75, -1, -1, -1, -1], [-1] * 6]
+
+
+def test_a_maximum_needs_its_own_reduction() -> None:
+    book = ledger()
+    book.write("best", 0, torch.tensor([0]), torch.ones(1))
+    with pytest.raises(AssertionError, match="maximum of 'best'"):
+        book.merge(2, lambda value: value)
 
 
 def test_owner_values_are_exact_and_the_rest_stays() -> None:

@@ -148,10 +148,11 @@ def test_labels_that_were_trained_on_are_told_by_the_plain_figures() -> None:
     torch.testing.assert_close(said.own, case.final()[:, rows, case.given].mean(0))
     margin = case.ledger[trace.MARGIN].sum(0) / 16
     vote = (case.given[near] == case.given[:, None]).float().mean(1)
+    steady, usual = case.run_mean().max(1)
     expected = [
         (margin + 1) / 2,
         case.ledger[trace.LEARNED].mean(0),
-        case.run_mean().amax(1),
+        torch.where(usual == case.given, 0.5 + steady / 2, 0.5 - steady / 2),
         case.final()[:, rows, case.given].mean(0),
         vote,
     ]
@@ -175,6 +176,8 @@ def test_rows_with_a_planted_label_are_audited_for_the_users_label() -> None:
         )
         rest = [float(-without(p, row, learnt)[own].log()) for p in case.final()]
         assert found.given.losses[row].tolist() == pytest.approx(rest, rel=1e-4)
+        steady = float(run.max()) * (1 if int(run.argmax()) == own else -1)
+        assert float(found.given.signs[row, 2]) == pytest.approx((1 + steady) / 2, abs=1e-5)
         lead = float(run[own] - run[[c for c in range(3) if c != own]].max())
         assert float(found.given.signs[row, 0]) == pytest.approx((lead + 1) / 2, abs=1e-5)
 

@@ -150,7 +150,8 @@ def test_new_sections(tmp_path: Path) -> None:
     found = {attrs.get("id") for _, attrs in page.tags}
     assert {"reliability", "copies"} <= found
     for words in (
-        "really wrong: 19%; between 17% and 26%; by estimator: 21% (mixture), 19% (anchor points)",
+        "really wrong: 19%; between 17% and 26%",
+        "19% by anchor points, 21% by mixture",
         "about 87% of them expected to be wrong, 72% of the wrong labels among them",
         "quality below 0.43",
         "evidence combined on labels that were made wrong on purpose",

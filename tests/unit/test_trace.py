@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,7 @@ def test_passes_are_few_and_the_last_epoch_has_one(epochs: int) -> None:
         due += [epoch] * len(added)
     assert len(due) <= trace.MOST_PASSES
     assert due[-1] == epochs - 1
-    assert len({later - one for one, later in zip(due, due[1:], strict=False)}) <= 1
+    assert len({later - one for one, later in pairwise(due)}) <= 1
     assert len(due) > min(epochs, trace.MOST_PASSES) / 2
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from labelwise.audit.verdicts import DROPPED, WAS, Verdicts, rows_by_id
 from labelwise.config import read_json
-from labelwise.data.files import write_atomically
+from labelwise.data.files import at_home, write_atomically
 from labelwise.data.labels import read_labels
 from labelwise.data.sources.manifest import IMAGE_COLUMNS, LABEL_COLUMNS, Manifest
 from labelwise.data.tables import BATCH_ROWS, CsvTable, ParquetTable, Table
@@ -36,7 +36,7 @@ def check_out(out: Path, run: Path, decisions: Path | None, data: str | Path | N
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"{out}: the output must end in {', '.join(SUFFIXES)}.")
     inputs = [*RunFolder(run).outputs, *(Path(str(p)) for p in (decisions, data) if p is not None)]
-    if out.resolve() in {path.expanduser().resolve() for path in inputs}:
+    if out.resolve() in {at_home(path).resolve() for path in inputs}:
         raise UserError(f"{out} is read by this command: choose another --out.")
 
 
@@ -59,7 +59,7 @@ def write_cleaned(
     if data is None:
         _write(out, [_own_columns(verdicts, rows)])
         return _hint(described, out)
-    path = Path(str(data)).expanduser()
+    path = at_home(str(data))
     if path.is_dir():
         _write(out, [_with_files(verdicts, rows, path, out)])
         return _foreign(described)

@@ -141,12 +141,19 @@ def _noise_rate(summary: dict[str, Any]) -> KeyNumber:
     interval = summary.get("noise_rate_interval")
     if interval:
         details.append(f"between {percent(interval[0])} and {percent(interval[1])}")
-    estimates = summary.get("noise_rate_estimates") or {}
-    if len(estimates) > 1:
-        named = (f"{percent(float(rate))} ({name})" for name, rate in estimates.items())
-        details.append(f"by estimator: {', '.join(named)}")
     detail = "; ".join(details) or "expected share of wrong labels"
     return KeyNumber("Estimated noise rate", percent(summary["estimated_noise_rate"]), detail)
+
+
+def rates_by_estimator(summary: dict[str, Any]) -> str:
+    """What each estimator says of the noise rate, in words; "" where there is only one."""
+    estimates = summary.get("noise_rate_estimates") or {}
+    if len(estimates) < 2:
+        return ""
+    named = (f"{percent(float(rate))} by {name}" for name, rate in sorted(estimates.items()))
+    leader = summary.get("noise_rate_estimator")
+    lead = f"; {leader} is taken" if leader in estimates else ""
+    return ", ".join(named).replace("_", " ") + lead.replace("_", " ")
 
 
 def _suspects(summary: dict[str, Any]) -> KeyNumber:

@@ -69,6 +69,7 @@ def fit_fusion(
     planted_signs: np.ndarray,
     noise_rate: float,
     by_chance: float = 0.0,
+    freedom: float = PRIOR_SPREAD,
 ) -> Fusion:
     """Fit the weights to tell the planted labels from the others.
 
@@ -82,6 +83,7 @@ def fit_fusion(
         planted_signs: the same for the planted labels (M, S).
         noise_rate: ε, estimated share of wrong ones among the N, in (0, 1).
         by_chance: c, share of the planted labels that are right after all.
+        freedom: standard deviation of the prior on each weight.
     """
     mean, spread = signs.mean(0), np.maximum(signs.std(0), LEAST_SPREAD)
     standard = [(part - mean) / spread for part in (signs, planted_signs)]
@@ -93,8 +95,8 @@ def fit_fusion(
     start[0] = 1.0
 
     def surprise(values: np.ndarray) -> tuple[float, np.ndarray]:
-        total = float(((values - start) ** 2).sum() / (2 * PRIOR_SPREAD**2))
-        slope = (values - start) / PRIOR_SPREAD**2
+        total = float(((values - start) ** 2).sum() / (2 * freedom**2))
+        slope = (values - start) / freedom**2
         for is_planted, z0, other in zip((False, True), odds, standard, strict=True):
             z = values[0] * z0 + other @ values[2:] + values[1]
             wrong, right = of_wrong + log_expit(-z), of_right + log_expit(z)

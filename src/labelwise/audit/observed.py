@@ -31,8 +31,8 @@ SOURCES = ("training", "views", "neighbours")
 mean of the neighbours' probabilities."""
 SIGNS = ("margin over training", "learned early", "stability", "agreement", "neighbour vote")
 """Further signs, in [0, 1]; 1 speaks for the label. Area under the margin, mapped from [-1, 1]; how
-early the label was first predicted; the largest mean probability of the run, whatever the class;
-the label's probability over networks and views; the share of neighbours that carry it."""
+early the label was first predicted; how steadily the run predicted one class, for the label (above
+one half) or against it; its probability over networks and views; the share of neighbours that carry it."""
 KEEP, KEEP_MANY, MANY = 50, 16, 200_000
 """Probabilities kept per sample, up to and above so many samples."""
 
@@ -223,7 +223,8 @@ class Observer:
             learned = self.ledger[trace.LEARNED][:, seen.index].mean(0)
             early = torch.where(other_learnt, early, learned)
         vote = (seen.votes == labels[:, None]).float().mean(1)
-        stable = seen.sources["training"].amax(1)
+        steady, usual = sources["training"].max(1)
+        stable = torch.where(usual == labels, 1 + steady, 1 - steady) / 2
         signs = torch.stack([(lead + 1) / 2, early, stable, own["views"], vote], dim=1)
         mean = torch.stack(list(sources.values())).mean(0)
         each = [_without(p, learnt, other_learnt, near) for p in seen.logits.softmax(2)]

@@ -69,6 +69,7 @@ def render(run: RunFiles) -> str:
         doubt=run.summary.get("mixture_fallback") or "",
         numbers=facts.key_numbers(run),
         notes=facts.notes(run),
+        rates=facts.rates_by_estimator(run.summary),
         summary=run.summary,
         cards=build_cards(run),
         copies=build_copies(run),

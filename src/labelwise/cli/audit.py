@@ -66,11 +66,12 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Say which labels are wrong: by a training, or by class probabilities of any model."""
+    from labelwise.data.files import at_home
     from labelwise.training.folder import next_free
 
     if compare is not None and compare not in COMPARABLE:
         raise unknown("comparison", compare, COMPARABLE)
-    folder = out or next_free(Path("runs"), f"{Path(data).expanduser().resolve().stem}-audit")
+    folder = out or next_free(Path("runs"), f"{at_home(data).resolve().stem}-audit")
     training = {
         "--quick": quick,
         "--method": method,

@@ -62,6 +62,7 @@ def fit(
 ) -> None:
     """Train on doubtful labels; write the model, the ranked labels and a report."""
     from labelwise import estimator
+    from labelwise.data.files import at_home
     from labelwise.training.folder import next_free
 
     settings, schedule = parse_assignments(assign or [])
@@ -88,7 +89,7 @@ def fit(
 
         options, settings, schedule = apply_recipe(recipe, options, settings, schedule)
     options["method"] = options["method"] or "dividemix"
-    stem = Path(data).expanduser().resolve().stem
+    stem = at_home(data).resolve().stem
     folder = out or next_free(Path("runs"), f"{stem}-{options['method']}")
     listener = listener_for(f"{options['method']} on {Path(data).name}", quiet or as_json)
     try:

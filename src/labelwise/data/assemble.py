@@ -23,7 +23,7 @@ from labelwise.data.labels import (
 from labelwise.data.pixels import to_inputs
 from labelwise.data.sampling import stratified_rows
 from labelwise.data.source import Options, Raw
-from labelwise.data.wording import few, place, plural
+from labelwise.data.wording import few, place, places, plural
 from labelwise.errors import UserError
 
 DOUBTFUL_CLASSES = 10
@@ -118,8 +118,7 @@ def _labels(
     truth = None
     if raw.truth is not None:
         truth = read_labels(raw.truth, raw.truth_title, raw.truth_names)
-        check_complete(truth, raw.ids, "True labels must be complete, or be left out altogether.")
-    given, codes, notes = None, np.empty(0, dtype=np.int64), []
+    given, codes, notes = None, np.empty(0, dtype=np.int64), _no_class_notes(truth, raw.ids)
     if raw.given is not None:
         try:
             given, codes = _given(raw, options, truth)
@@ -133,6 +132,19 @@ def _labels(
     if options.classes is None and len(classes) > max(DOUBTFUL_CLASSES, len(codes) / 2):
         notes.append(f"{len(classes):,} classes for {len(codes):,} samples: are these classes?")
     return codes, true_codes, classes, notes
+
+
+def _no_class_notes(truth: Labels | None, ids: np.ndarray) -> list[str]:
+    """Remark on samples without a true label: they are taken to be of no class (`NO_CLASS`)."""
+    missing = 0 if truth is None else int((truth.codes < 0).sum())
+    if truth is None or not missing:
+        return []
+    if missing == len(truth.codes):
+        raise UserError(f"{truth.title}: every label is missing. Leave the true labels out.")
+    return [
+        f"{plural(missing, 'sample')} without a true label ({places(truth.codes < 0, ids)}): "
+        "taken to be of no class, so that the given label counts as wrong"
+    ]
 
 
 def _given(raw: Raw, options: Options, truth: Labels | None) -> tuple[Labels, np.ndarray]:

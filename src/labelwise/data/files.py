@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with its leading `~` replaced; one of an unknown user is a file name like any other.
+
+    `Path.expanduser` raises a RuntimeError for `~nobody/x`, which is a name that a file may have.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write aside, fsync, rename, fsync the folder: `path` is the old file or the whole new one.
 

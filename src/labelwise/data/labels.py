@@ -105,7 +105,7 @@ def encode(labels: Labels, classes: Sequence[str], ids: np.ndarray) -> np.ndarra
     """Return the labels as positions (N) int64 in `classes`.
 
     Args:
-        labels: the labels, none of them missing.
+        labels: the labels; those that are missing become -1 (`NO_CLASS`).
         classes: the class names.
         ids: N identifiers, for messages.
 
@@ -122,7 +122,9 @@ def encode(labels: Labels, classes: Sequence[str], ids: np.ndarray) -> np.ndarra
             + (f" Also unknown: {quoted(unknown[1:])}." if unknown[1:] else "")
         )
     lookup = np.array([position.get(name, -1) for name in labels.names], dtype=np.int64)
-    encoded: np.ndarray = lookup[labels.codes]
+    encoded = np.full(len(labels.codes), -1, dtype=np.int64)
+    present = labels.codes >= 0
+    encoded[present] = lookup[labels.codes[present]]
     return encoded
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from labelwise.data.dataset import Source
+from labelwise.data.files import at_home
 from labelwise.data.sampling import split, stratified_rows
 from labelwise.data.source import DataSource, OnBadImage, Options, reading
 from labelwise.discovery import discover
@@ -143,7 +144,7 @@ def _source_for(data: object) -> DataSource:
     if isinstance(data, str | Path):
         if not str(data).strip():
             raise UserError("the data's path is empty. Pass a folder, a file or 'digits'.")
-        with reading(Path(data).expanduser()):
+        with reading(at_home(data)):
             return _source_at(data)
     for kind in kinds().values():
         if kind.matches(data):
@@ -155,7 +156,7 @@ def _source_for(data: object) -> DataSource:
 
 
 def _source_at(data: str | Path) -> DataSource:
-    path = Path(data).expanduser()
+    path = at_home(data)
     for kind in kinds().values():
         if kind.matches(data) and (path.exists() or not kind.suffixes):
             return kind()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from labelwise.data.files import at_home
 from labelwise.data.score_files import NpyFile, NpzFile, ScoreFile
 from labelwise.data.score_tables import CsvFile, ParquetFile
 from labelwise.data.source import reading
@@ -143,7 +144,7 @@ def open_scores(
     """
     if are not in KINDS:
         raise unknown("kind of scores", are, KINDS)
-    file = open_file(Path(path).expanduser())
+    file = open_file(at_home(path))
     wanted = np.arange(len(ids)) if keep is None else keep
     columns, column_note = _match_columns(file, classes)
     rows, row_notes = _match_rows(file, ids, wanted)
@@ -272,7 +273,7 @@ def read_features(path: str | Path, num_rows: int, keep: np.ndarray) -> Tensor:
     Raises:
         UserError: another form, or a value that is no finite number.
     """
-    file = Path(path).expanduser()
+    file = at_home(path)
     if file.suffix.lower() not in (*NpyFile.suffixes, *NpzFile.suffixes):
         raise UserError(f"features {file}: give an .npy or .npz file of shape (samples, numbers).")
     table = open_file(file)

@@ -13,6 +13,7 @@ import numpy as np
 
 from labelwise.data.dataset import Source
 from labelwise.data.decode import Encoded
+from labelwise.data.files import at_home
 from labelwise.errors import UserError
 
 OnBadImage = Literal["error", "skip"]
@@ -133,7 +134,7 @@ def has_suffix(data: object, suffixes: tuple[str, ...]) -> bool:
     """Whether `data` is a path with one of these endings (and not a folder named like one)."""
     if not isinstance(data, str | Path):
         return False
-    path = Path(data).expanduser()
+    path = at_home(data)
     return path.suffix.lower() in suffixes and not path.is_dir()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from labelwise.data.files import at_home
 from labelwise.data.source import reading
 from labelwise.errors import UserError
 
@@ -30,7 +31,7 @@ def read_matrix(text: str) -> tuple[Any, tuple[str, ...]]:
     """
     if not text:
         raise UserError("noise 'matrix' has no file. Write matrix:FILE, such as matrix:T.csv.")
-    path = Path(text).expanduser()
+    path = at_home(text)
     suffix = path.suffix.lower()
     if path.exists() and suffix not in SUFFIXES:
         raise UserError(f"{path} cannot hold a matrix: its name must end in {', '.join(SUFFIXES)}.")

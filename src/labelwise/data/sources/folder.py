@@ -13,6 +13,7 @@ import numpy as np
 from labelwise.data.assemble import assemble
 from labelwise.data.dataset import Source
 from labelwise.data.decode import Encoded
+from labelwise.data.files import at_home
 from labelwise.data.source import DataSource, Options, Raw, reading
 from labelwise.data.wording import few, plural, quoted
 from labelwise.errors import UserError
@@ -31,11 +32,11 @@ class Folder(DataSource):
     @classmethod
     def matches(cls, data: object) -> bool:
         """Whether `data` names a folder."""
-        return isinstance(data, str | Path) and Path(data).expanduser().is_dir()
+        return isinstance(data, str | Path) and at_home(data).is_dir()
 
     def read(self, data: object, options: Options) -> Source:
         """Read all images below the class folders, or a flat folder when no labels are needed."""
-        root = Path(str(data)).expanduser()
+        root = at_home(str(data))
         with reading(root):
             found = _walk(root)
         if not found.images:

@@ -12,6 +12,7 @@ import numpy as np
 from labelwise.data.assemble import assemble, where_in
 from labelwise.data.dataset import Source
 from labelwise.data.decode import Encoded
+from labelwise.data.files import at_home
 from labelwise.data.images import Content
 from labelwise.data.source import DataSource, Options, Raw, has_suffix
 from labelwise.data.tables import CsvTable, ParquetTable, Table
@@ -39,7 +40,7 @@ class Manifest(DataSource):
 
     def read(self, data: object, options: Options) -> Source:
         """Read the listed samples; only the images that are kept are read and decoded."""
-        path = Path(str(data)).expanduser()
+        path = at_home(str(data))
         table = ParquetTable(path) if path.suffix.lower() == ".parquet" else CsvTable(path)
         label, truth = _label_columns(path, table, options)
         id_column = _first(table, ("id",))
@@ -88,17 +89,9 @@ class _Cells:
             content = cell
         elif isinstance(cell, str) and cell:
             # Joining with an absolute path gives that path.
-            content = self.path.parent / _expanded(cell)
+            content = self.path.parent / at_home(cell)
             where = f"{content} ({where})"
         return Encoded(where, content)
-
-
-def _expanded(cell: str) -> Path:
-    """A path with ~ replaced by the home folder; without such a user ~ is part of the name."""
-    try:
-        return Path(cell).expanduser()
-    except RuntimeError:
-        return Path(cell)
 
 
 def _label_columns(path: Path, table: Table, options: Options) -> tuple[str | None, str | None]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from labelwise.data.assemble import assemble
 from labelwise.data.dataset import Source
+from labelwise.data.files import at_home
 from labelwise.data.source import DataSource, Options, Raw, has_suffix, reading
 from labelwise.data.wording import first_line
 from labelwise.errors import UserError, nearest
@@ -35,7 +36,7 @@ class Npz(DataSource):
 
     def read(self, data: object, options: Options) -> Source:
         """Read the arrays by name; `label_column` and `truth_column` name other keys."""
-        path = Path(str(data)).expanduser()
+        path = at_home(str(data))
         with _loaded(path) as arrays:
             keys = list(arrays.files)
             inputs = _first(keys, INPUT_KEYS)
@@ -81,7 +82,7 @@ class Npy(DataSource):
 
     def read(self, data: object, options: Options) -> Source:
         """Read the inputs as far as they are kept, and the labels beside them."""
-        path = Path(str(data)).expanduser()
+        path = at_home(str(data))
         beside = path.with_name(f"{path.stem}_labels.npy")
         labels, title = options.labels, "the labels"
         if labels is None and beside.exists():
