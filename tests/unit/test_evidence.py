@@ -307,6 +307,21 @@ def test_the_order_of_the_data_does_not_matter() -> None:
     torch.testing.assert_close(second.planted_quality, first.planted_quality, rtol=0, atol=1e-3)
 
 
+def test_mixed_precision_is_for_the_networks_alone() -> None:
+    """A run in bfloat16 audits within autocast; what is computed from the networks' answers
+    must not lose digits there."""
+    world = World(planted=60)
+    first = world.verdicts()
+    with torch.autocast("cpu", torch.bfloat16):
+        second = world.verdicts()
+    torch.testing.assert_close(second.quality, first.quality, rtol=0, atol=1e-6)
+    assert second.rates == pytest.approx(first.rates, abs=1e-9)
+    assert second.interval == pytest.approx(first.interval, abs=1e-9)
+    # Features are the networks' answers, and are of that precision; the cosine of them is not.
+    assert second.similarity.dtype == torch.float32
+    assert len(second.similarity.unique()) > 0.5 * second.similarity.numel()
+
+
 def test_digits_with_half_of_the_labels_wrong() -> None:
     """A whole run: what is promised of the labels holds."""
     run = labelwise.fit("digits", noise="symmetric:0.5", method="ce", epochs=20, threads=1)

@@ -41,6 +41,7 @@ from labelwise.audit.posterior import (
 )
 from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Dataset, Truth
+from labelwise.data.neighbours import nearest_among
 from labelwise.data.store import Store
 from labelwise.estimation.anchors import Anchors
 from labelwise.estimation.bootstrap import with_intervals
@@ -179,7 +180,11 @@ def reach_verdicts(
     loss = observed.given.losses.mean(1)
     # Many qualities are practically 0 or 1: the probability of the given label orders those.
     worst = torch.argsort(quality + 1e-3 * observed.given.own, stable=True)[:WORST]
-    neighbours, similarity = nearest(networks, store, worst.to(store.device))
+    if len(observed.references) == len(store):
+        unit, count = observed.reference_features, min(NEIGHBOURS, len(store) - 1)
+        neighbours, similarity = nearest_among(unit[worst], worst, unit, observed.references, count)
+    else:
+        neighbours, similarity = nearest(networks, store, worst.to(store.device))
     return Verdicts(
         quality=quality,
         planted_quality=weighed.planted,
@@ -346,7 +351,9 @@ def nearest(
         best = query.new_full((len(rows), count), -2.0)
         found = torch.zeros((len(rows), count), dtype=torch.int64, device=store.device)
         for index in store.blocks(block):
-            similarity = query @ features(index).T
+            others = features(index)
+            with torch.autocast(query.device.type, enabled=False):  # as in `nearest_among`
+                similarity = query @ others.T
             similarity.masked_fill_(rows[:, None] == index[None], -2.0)
             values = torch.cat([best, similarity], dim=1)
             places = torch.cat([found, index.expand(len(rows), -1)], dim=1)

@@ -32,7 +32,7 @@ mean of the neighbours' probabilities."""
 SIGNS = ("margin over training", "learned early", "stability", "agreement", "neighbour vote")
 """Further signs, in [0, 1]; 1 speaks for the label. Area under the margin, mapped from [-1, 1]; how
 early the label was first predicted; how steadily the run predicted one class, for the label (above
-one half) or against it; its probability over networks and views; the share of neighbours that carry it."""
+one half) or against it; its probability over networks and views; its share among neighbours."""
 KEEP, KEEP_MANY, MANY = 50, 16, 200_000
 """Probabilities kept per sample, up to and above so many samples."""
 
@@ -186,11 +186,12 @@ class Observer:
 
     def _see(self, index: Tensor) -> _Seen:
         inputs = self.store.plain(index)
-        logits = torch.stack([network(inputs)["classes"].float() for network in self.networks])
+        first = self.networks[0](inputs, heads=("classes", "features"))
+        others = [network(inputs)["classes"] for network in self.networks[1:]]
+        logits = torch.stack([first["classes"], *others]).float()
+        unit = F.normalize(first["features"].float(), dim=1)
         count = min(NUM_NEIGHBOURS, len(self.references) - 1)
-        places, _ = nearest_among(
-            self._features(index), index, self.reference_features, self.references, count
-        )
+        places, _ = nearest_among(unit, index, self.reference_features, self.references, count)
         viewed, run = self._viewed(index), self._traced(index)
         near = torch.zeros_like(viewed)
         for column in places.T:  # one neighbour at a time: no (B, k, K) tensor

@@ -136,14 +136,15 @@ def _labels(
 
 def _no_class_notes(truth: Labels | None, ids: np.ndarray) -> list[str]:
     """Remark on samples without a true label: they are taken to be of no class (`NO_CLASS`)."""
-    missing = 0 if truth is None else int((truth.codes < 0).sum())
-    if truth is None or not missing:
+    missing = np.empty(0) if truth is None else np.flatnonzero(truth.codes < 0)
+    if truth is None or not len(missing):
         return []
-    if missing == len(truth.codes):
-        raise UserError(f"{truth.title}: every label is missing. Leave the true labels out.")
+    if len(missing) == len(truth.codes):
+        raise UserError(f"{truth.title}: all labels are missing. Leave the true labels out.")
     return [
-        f"{plural(missing, 'sample')} without a true label ({places(truth.codes < 0, ids)}): "
-        "taken to be of no class, so that the given label counts as wrong"
+        f"{plural(len(missing), 'sample')} without a true label, at {places(missing, ids)}: taken "
+        "to be of none of the classes, with a wrong given label; leave out samples whose true "
+        "label is not known"
     ]
 
 
