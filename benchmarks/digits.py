@@ -42,6 +42,7 @@ def run(method: str, noise: str, seed: int) -> dict[str, Any]:
         out = Path(folder) / "run"
         command = [sys.executable, "-m", "labelwise.cli", "fit", "digits", "--noise", noise]
         command += ["--method", method, "--seed", str(seed), "--threads", "1", "--json"]
+        command += ["--plant", "0"]  # nothing may be wrong beside the noise that is compared
         done = subprocess.run(
             [*command, "--out", str(out)], capture_output=True, text=True, check=False
         )

@@ -33,6 +33,17 @@ class Advice:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _disagreement(estimates: Mapping[str, float]) -> str:
+    """How far apart the estimators are, to be read after the interval."""
+    if len(estimates) < 2:
+        return ""
+    low, high = min(estimates, key=estimates.__getitem__), max(estimates, key=estimates.__getitem__)
+    return (
+        f": the estimators disagree, from {estimates[low]:.0%} ({low}) to "
+        f"{estimates[high]:.0%} ({high})"
+    )
+
+
 def advise(
     rate: float,
     interval: tuple[float, float],
@@ -62,15 +73,17 @@ def advise(
         doubts.append(f"{num_samples} samples are too few; at least {FEW} are needed")
     small = int((class_sizes < FEW_PER_CLASS).sum())
     if small:
-        doubts.append(f"{small} of {num_classes} classes have fewer than {FEW_PER_CLASS} samples")
-    if interval[1] - interval[0] > TOO_WIDE:
+        has = "has" if small == 1 else "have"
+        doubts.append(f"{small} of {num_classes} classes {has} fewer than {FEW_PER_CLASS} samples")
+    if not doubts and interval[1] - interval[0] > TOO_WIDE:
         doubts.append(
-            f"the rate lies anywhere between {interval[0]:.0%} and {interval[1]:.0%}: the short "
-            "training does not separate the classes well enough"
+            f"the rate lies anywhere between {interval[0]:.0%} and {interval[1]:.0%}"
+            f"{_disagreement(estimates)}"
         )
     if doubts:
         said = tuple(f"cannot tell: {doubt}" for doubt in doubts)
-        return Advice(None, interval, (*said, "more minutes, more samples or embeddings may help"))
+        remedy = "more samples, or embeddings of a pre-trained model, may help"
+        return Advice(None, interval, (*said, remedy))
     if rate < LITTLE:
         reason = (
             "hardly any label looks wrong: plain training does; look at the suspects and fix them"

@@ -21,6 +21,7 @@ from labelwise.estimator import place, train_and_finish
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, bind, prepare, resolve
 from labelwise.methods.quick import FEWEST, Quick
 from labelwise.noise.planting import plant_wrong_labels
+from labelwise.outputs import planted_note
 from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
 from labelwise.training.progress import Silent
@@ -84,10 +85,15 @@ class Diagnosis:
         """For a terminal."""
         low, high = self.interval
         part = f" of {self.num_all:,}" if self.num_samples < self.num_all else ""
+        said = (
+            f"About {self.noise_rate:.1%} of the labels are wrong "
+            f"(95 % interval {low:.1%} to {high:.1%})."
+        )
+        if (low, high) == (0.0, 1.0):
+            said = "How many of the labels are wrong cannot be told."
         lines = [
             f"Looked at {self.num_samples:,}{part} samples for {self.seconds:.0f} s.",
-            f"About {self.noise_rate:.1%} of the labels are wrong "
-            f"(95 % interval {low:.1%} to {high:.1%}).",
+            said,
             "By estimator: "
             + ", ".join(f"{name} {rate:.1%}" for name, rate in sorted(self.estimates.items()))
             + ".",
@@ -138,18 +144,21 @@ def diagnose(
     in_memory = not isinstance(data, str | Path)
     named = IN_MEMORY if in_memory else place(data)
     config = RunConfig.parse({"data": named, "method": Quick.name, **options}, "the diagnosis")
+    kept = None if out is None else RunFolder(at_home(out))
+    if kept is not None:
+        kept.require_free()  # before any data is read
     prepared = prepare(config, InMemory(data, labels) if in_memory else None)
     num_all = len(prepared.train)
     prepared, epochs, notes = _within(config, prepared, 60 * minutes)
     config = config.model_copy(update={"schedule": {"epochs": epochs}})
     with tempfile.TemporaryDirectory(prefix="labelwise-") as scratch:
-        folder = RunFolder(Path(scratch) / "run" if out is None else at_home(out))
+        folder = kept or RunFolder(Path(scratch) / "run")
         result = train_and_finish(config, prepared, folder, listener or Silent())
-        arrays = np.load(folder.evidence)
-        found = _diagnosis(
-            result.summary, arrays, prepared, num_all, notes, time.monotonic() - start
-        )
-        if out is not None:
+        with np.load(folder.evidence) as arrays:
+            found = _diagnosis(
+                result.summary, arrays, prepared, num_all, notes, time.monotonic() - start
+            )
+        if kept is not None:
             write_json(folder.path / "diagnosis.json", found.to_json())
     return found
 
@@ -165,7 +174,11 @@ def _within(
         return prepared, wanted, ()
     epochs = max(FEWEST, int(budget / (size * seconds)))
     if epochs * size * seconds <= budget:
-        return prepared, epochs, (f"the budget allows {epochs} epochs; {wanted} would be usual",)
+        return (
+            prepared,
+            epochs,
+            (f"the budget allows {epochs} of {wanted} epochs; more minutes see more",),
+        )
     kept = min(size, max(SMALLEST_PART, int(budget / (epochs * seconds))))
     train = prepared.train
     rows = torch.from_numpy(stratified_rows(train.labels.numpy(), kept, config.seed))
@@ -203,6 +216,7 @@ def _diagnosis(
     """Put the figures of the run together with what they advise."""
     train = prepared.train
     names = train.classes
+    own = planted_note(prepared)  # of interest to readers of labels.csv alone
     pairs = tuple(
         (names[true], names[given], float(count), float(low), float(high))
         for (true, given), count, low, high in zip(
@@ -229,7 +243,7 @@ def _diagnosis(
         pairs=pairs,
         method=advice.method,
         settings=advice.settings,
-        reasons=(*notes, *advice.reasons, *summary["notes"]),
+        reasons=(*notes, *advice.reasons, *(note for note in summary["notes"] if note not in own)),
         num_samples=len(train),
         num_all=num_all,
         seconds=seconds,

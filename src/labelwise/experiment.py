@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from labelwise.audit.observed import audit_bytes
 from labelwise.augment.view import ViewOptions, views
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset, Source, Truth
@@ -260,7 +261,7 @@ def predict_memory(
         )
     )
     rows = math.ceil(method.schedule.batch_size / config.devices) * method.rows_per_sample
-    return memory.predict_bytes(
+    parts = memory.predict_bytes(
         network,
         method.num_peers,
         train.inputs,
@@ -269,3 +270,6 @@ def predict_memory(
         config.precision != "32-true",
         num_test=num_test,
     )
+    # Training is over by then: its activations are free again.
+    parts["audit"] = max(0, audit_bytes(len(train), train.num_classes) - parts["training"])
+    return parts

@@ -25,7 +25,7 @@ from labelwise.noise.parse import processes
 from labelwise.recipes import known_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/guide.md")
+PAGES = ("README.md", "docs/guide.md", "docs/audit.md")
 COLUMNS = {
     "given_label",
     "label_quality",
@@ -43,6 +43,8 @@ RUN_FILES = {
     "summary.json",
     "report.html",
     "evidence.npz",
+    "pred_probs.npy",
+    "diagnosis.json",
     "model/",
     "checkpoint/",
 }

@@ -30,12 +30,13 @@ COLUMNS = {
     "id": "the sample: file name, row or whatever the data called it",
     "given_label": "the label as it came",
     "label_quality": "probability that the given label is right, 0 to 1; sort by this",
-    "predicted_label": "what the trained networks say",
+    "predicted_label": "most probable class by training, views and neighbours together",
     "suggested_label": "the predicted label for suspects, else the given one",
-    "suggestion_confidence": "the networks' probability of the suggested label, 0 to 1",
+    "suggestion_confidence": "probability that the suggested label is right, 0 to 1",
     "is_suspect": "True where the label looks wrong (quality below 0.5, other prediction)",
     "true_label": "the true label; empty where the sample is of none of the classes",
 }
+EXTERNAL_COLUMNS = {"predicted_label": "most probable class by the probabilities that were given"}
 
 
 def write_report(run: Path) -> Path:
@@ -82,6 +83,7 @@ def render(run: RunFiles) -> str:
         truth_known=run.labels.truth is not None,
         loss=figures.loss_figure(run),
         trained=bool(run.epochs),
+        external=bool(run.described.get("external")),
         curves=figures.curves(run) if run.epochs else [],
         classes=run.classes,
         class_rows=tallies.class_rows(run.labels, run.classes),
@@ -105,6 +107,8 @@ def _columns(run: RunFiles) -> dict[str, str]:
     columns = dict(COLUMNS)
     if run.labels.truth is None:
         del columns["true_label"]
+    if run.described.get("external"):
+        columns |= EXTERNAL_COLUMNS
     if "suspect_threshold" in run.summary:
         below = f"{float(run.summary['suspect_threshold']):.3g}"
         columns["is_suspect"] = columns["is_suspect"].replace("0.5", below)

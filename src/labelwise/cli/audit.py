@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from labelwise.training.progress import Silent
 
 COMPARABLE = ("cleanlab",)
+PLANT = 0.03
+"""Default of --plant, as in `RunConfig`, which takes long to import."""
 
 
 @app.command()
@@ -55,7 +57,9 @@ def audit(
     epochs: Annotated[int | None, typer.Option(help="Epochs; default scales with data.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
     on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
-    plant: Annotated[float, typer.Option(help="Share of labels planted wrong.")] = 0.03,
+    plant: Annotated[
+        float, typer.Option(help="Share of labels made wrong on purpose, to calibrate; 0: none.")
+    ] = PLANT,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     compare: Annotated[
@@ -72,14 +76,10 @@ def audit(
     if compare is not None and compare not in COMPARABLE:
         raise unknown("comparison", compare, COMPARABLE)
     folder = out or next_free(Path("runs"), f"{at_home(data).resolve().stem}-audit")
-    training = {
-        "--quick": quick,
-        "--method": method,
-        "--noise": noise,
-        "--epochs": epochs,
-        "--image-size": image_size,
-    }
     if pred_probs is None:
+        if features is not None or pred_probs_are != "probabilities":
+            name = "--pred-probs-are" if features is None else "--features"
+            raise UserError(f"{name} belongs to --pred-probs FILE: give both, or leave it away.")
         if quick and method is not None:
             raise UserError(f"--quick trains plainly: leave it or --method {method} away.")
         if compare is not None:
@@ -103,13 +103,27 @@ def audit(
             threads=threads,
         )
         return
-    given = [name for name, value in training.items() if value]
+    training = {
+        "--quick": quick,
+        "--method": method is not None,
+        "--noise": noise is not None,
+        "--epochs": epochs is not None,
+        "--image-size": image_size is not None,
+        "--model": model != "auto",
+        "--on-bad-image": on_bad_image != "error",
+        "--plant": plant != PLANT,
+    }
+    given = [name for name, is_given in training.items() if is_given]
     if given:
         raise UserError(f"{given[0]} belongs to a training: leave it or --pred-probs away.")
+    import torch
+
     from labelwise.audit.external import ExternalConfig, audit_pred_probs
     from labelwise.estimator import place
     from labelwise.outputs import commit, hardware, versions
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     summary = audit_pred_probs(
         ExternalConfig(
             data=place(data),
@@ -157,6 +171,8 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """Estimate how many labels are wrong and which classes are confused; recommend a method."""
+    if not minutes > 0:  # before the slow imports
+        raise UserError(f"--minutes is {minutes:g}: give a positive number, such as 0.5.")
     from labelwise.diagnosis import diagnose as look
     from labelwise.estimator import Interrupted
 
@@ -166,6 +182,8 @@ def diagnose(
         "limit": limit,
         "noise": noise,
         "image_size": image_size,
+        "model": None if model == "auto" else model,
+        "on_bad_image": None if on_bad_image == "error" else on_bad_image,
     }
     listener = listener_for(f"diagnosis of {Path(data).name}", quiet or as_json)
     try:
@@ -174,11 +192,9 @@ def diagnose(
             minutes=minutes,
             out=out,
             listener=listener,
-            model=model,
-            on_bad_image=on_bad_image,
             threads=threads,
             seed=seed,
-            **options,
+            **{name: value for name, value in options.items() if value is not None},
         )
     except Interrupted:
         typer.echo("stopped.", err=True)

@@ -51,11 +51,18 @@ class Ledger:
         num_peers: P.
         num_samples: N.
         device: where the columns live.
+        shared: whether several processes write; one alone has nothing to merge.
     """
 
     def __init__(
-        self, columns: Iterable[Column], num_peers: int, num_samples: int, device: torch.device
+        self,
+        columns: Iterable[Column],
+        num_peers: int,
+        num_samples: int,
+        device: torch.device,
+        shared: bool = True,
     ) -> None:
+        self.shared = shared
         self.declared = {column.name: column for column in columns}
         self.columns: dict[str, Tensor] = {
             column.name: torch.full(
@@ -81,7 +88,8 @@ class Ledger:
         """Set the rows `index` (B) of one peer's column to `values` (B, ...)."""
         self._open(name)
         self.columns[name][peer].index_copy_(0, index, values.to(self.columns[name].dtype))
-        self._written[name][peer].index_fill_(0, index, True)
+        if self.shared:
+            self._written[name][peer].index_fill_(0, index, True)
 
     def add(self, name: str, peer: int, index: Tensor, values: Tensor) -> None:
         """Add `values` (B, ...) to the rows `index` (B) of one peer's column of merge "sum"."""
@@ -94,7 +102,7 @@ class Ledger:
         self.columns[name][peer].copy_(values)
 
     def _open(self, name: str) -> None:
-        if name not in self._written:
+        if self.shared and name not in self._written:
             column = self.columns[name]
             self._written[name] = torch.zeros(
                 column.shape[:2], dtype=torch.bool, device=column.device
@@ -112,6 +120,7 @@ class Ledger:
             largest: takes the maximum over the processes, for columns of merge "max".
         """
         if world > 1:
+            assert self.shared, "this ledger was made for one process"
             for name in sorted(self._written):
                 self.columns[name] = self._merged(name, total, largest)
         self._written.clear()

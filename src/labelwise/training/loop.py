@@ -119,7 +119,7 @@ class Trainer:
         size, peers = len(self.store), len(self.networks)
         trace = trace_columns(self.store.num_classes, size, peers)
         columns = (*self.method.all_columns(), *trace)
-        self.ledger = Ledger(columns, peers, size, self.store.device)
+        self.ledger = Ledger(columns, peers, size, self.store.device, self.ranks.world > 1)
         self.position = Position()
         self._clock = self._last_commit = time.monotonic()
 

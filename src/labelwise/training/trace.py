@@ -31,8 +31,8 @@ FIRST = 0.25
 """The mean prediction starts after this part of the run: earlier ones say little."""
 MOST_PASSES = 30
 """Passes of `Observe` in a run, at most."""
-MOST_NUMBERS = 2**27
-"""Above this many probabilities (512 MiB) the mean prediction is not kept."""
+MOST_NUMBERS = 2**25
+"""Above this many probabilities (128 MiB, in every checkpoint) the mean prediction is not kept."""
 
 
 def trace_columns(num_classes: int, num_samples: int, num_peers: int) -> tuple[Column, ...]:
