@@ -85,19 +85,16 @@ class Diagnosis:
         """For a terminal."""
         low, high = self.interval
         part = f" of {self.num_all:,}" if self.num_samples < self.num_all else ""
-        said = (
-            f"About {self.noise_rate:.1%} of the labels are wrong "
-            f"(95 % interval {low:.1%} to {high:.1%})."
-        )
+        lines = [f"Looked at {self.num_samples:,}{part} samples for {self.seconds:.0f} s."]
         if (low, high) == (0.0, 1.0):
-            said = "How many of the labels are wrong cannot be told."
-        lines = [
-            f"Looked at {self.num_samples:,}{part} samples for {self.seconds:.0f} s.",
-            said,
-            "By estimator: "
-            + ", ".join(f"{name} {rate:.1%}" for name, rate in sorted(self.estimates.items()))
-            + ".",
-        ]
+            lines.append("How many of the labels are wrong cannot be told.")
+        else:
+            rates = (f"{name} {rate:.1%}" for name, rate in sorted(self.estimates.items()))
+            lines += [
+                f"About {self.noise_rate:.1%} of the labels are wrong "
+                f"(95 % interval {low:.1%} to {high:.1%}).",
+                f"By estimator: {', '.join(rates)}.",
+            ]
         if self.pairs:
             lines.append("Most confused (true class -> label, expected wrong labels, interval):")
             lines += [

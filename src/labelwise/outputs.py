@@ -13,13 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from labelwise.audit.evidence import (
-    audit_figures,
-    evidence_arrays,
-    labels_table,
-    reach_verdicts,
-)
+from labelwise.audit.evidence import reach_verdicts
 from labelwise.audit.observed import Observer
+from labelwise.audit.outcome import audit_figures, evidence_arrays, labels_table
 from labelwise.audit.pred_probs import write_pred_probs
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset

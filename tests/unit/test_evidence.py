@@ -14,17 +14,11 @@ from torch.nn import functional as F
 
 import labelwise
 from labelwise.audit import evidence as audit
-from labelwise.audit.evidence import (
-    EVIDENCE,
-    Verdicts,
-    audit_figures,
-    evidence_arrays,
-    labels_table,
-    nearest,
-    reach_verdicts,
-)
+from labelwise.audit import outcome, weighing
+from labelwise.audit.evidence import EVIDENCE, Verdicts, nearest, reach_verdicts
 from labelwise.audit.fusion import curve_error, true_reliability
 from labelwise.audit.observed import SIGNS, Observed, Observer, Said
+from labelwise.audit.outcome import audit_figures, evidence_arrays, labels_table
 from labelwise.data.dataset import Dataset, Truth
 from labelwise.data.ledger import Ledger
 from labelwise.data.store import Store
@@ -269,12 +263,12 @@ def test_a_class_that_no_label_names() -> None:
 
 
 def test_many_classes_are_judged_by_the_confident_joint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "MOST_CLASSES", 9)
+    monkeypatch.setattr(weighing, "MOST_CLASSES", 9)
 
     def never(*args: object) -> object:
         raise AssertionError("neighbours were asked")
 
-    monkeypatch.setattr(audit, "estimate_by_neighbours", never)
+    monkeypatch.setattr(weighing, "estimate_by_neighbours", never)
     world = World(800, 10, planted=40, sure=9.0)
     found = world.verdicts()
     assert_sound(found, 800, 40)
@@ -519,8 +513,8 @@ def test_evidence_arrays_hold_what_the_report_shows(
     arrays = evidence_arrays(data, found, Truth(data.labels))
     number = len(found.worst)
     assert arrays["loss"].shape == (len(data),)
-    assert arrays["loss_grid"].shape == (audit.GRID,)
-    assert arrays["loss_density"].shape == (2, audit.GRID)
+    assert arrays["loss_grid"].shape == (outcome.GRID,)
+    assert arrays["loss_density"].shape == (2, outcome.GRID)
     assert (arrays["loss_density"] >= 0).all()
     assert arrays["neighbours"].shape == arrays["similarity"].shape == (number, 3)
     assert arrays["evidence"].shape == (len(data), len(EVIDENCE))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from labelwise.data.files import explained, write_atomically, write_json, write_table
+from labelwise.data.files import at_home, explained, write_atomically, write_json, write_table
 from labelwise.errors import UserError
 
 TABLE = pd.DataFrame({"id": ["a,b", "ü"], "label": [1, 2]})
@@ -144,3 +144,12 @@ def test_another_ending_is_refused_and_nothing_written(tmp_path: Path, name: str
     with pytest.raises(UserError, match=r"must end in \.csv, \.tsv or \.parquet"):
         write_table(TABLE, tmp_path / name)
     assert names(tmp_path) == []
+
+
+def test_only_a_known_home_is_put_in_place_of_the_tilde(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/a.csv") == tmp_path / "a.csv"
+    assert at_home("~nobody-here/a.csv") == Path("~nobody-here/a.csv")
+    assert at_home(Path("a/~b")) == Path("a/~b")

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from labelwise.data import decode as decoding
+from labelwise.data.dataset import NO_CLASS
 from labelwise.data.load import load, split
 from labelwise.errors import UserError
 
@@ -308,8 +309,37 @@ def test_all_labels_missing(tmp_path: Path) -> None:
 
 def test_missing_truth(tmp_path: Path) -> None:
     path = parquet(tmp_path / "p.parquet", true=["cat", None, *["dog"] * 4])
-    with refused("'true'", "row 1", "left out"):
-        load(path, truth_column="true")
+    source = load(path, truth_column="true")
+    assert source.truth is not None
+    assert source.truth.labels.tolist() == [0, NO_CLASS, 1, 1, 1, 1]
+    assert source.data.labels.tolist() == [0, 1] * 3
+    (note,) = source.data.notes
+    assert "1 sample without a true label, at row 1: taken to be of none of the classes" in note
+    with refused("'true'", "all labels are missing", "Leave"):
+        load(parquet(path, true=[None] * 5 + [""]), truth_column="true")
+
+
+def test_missing_truth_in_text_and_under_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = [
+        f"{n},{n}.5,{n}.25,{'ab'[n % 2]},{'' if n % 5 == 0 else 'ab'[n % 2]}" for n in range(40)
+    ]
+    path.write_text("\n".join(["id,x,y,given_label,true_label", *rows]))
+    source = load(path, label_column="given_label", truth_column="true_label", limit=30)
+    assert source.truth is not None
+    foreign = source.data.ids % 5 == 0
+    assert torch.equal(source.truth.labels == NO_CLASS, torch.from_numpy(foreign))
+    train, test = split(source, seed=0)
+    assert test.truth is not None
+    assert train.truth is not None
+    assert (test.truth.labels >= 0).all()
+    assert int((train.truth.labels == NO_CLASS).sum()) == int(foreign.sum())
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/x", "~nobody-here/x.csv", "~nobody-here/x.npz"])
+def test_the_home_of_an_unknown_user(name: str) -> None:
+    with refused("~nobody-here/x", "does not exist"):
+        load(name)
 
 
 def test_codes_beside_names_need_one_form(tmp_path: Path) -> None:
