@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class NoColumn(UserError):
+    """The data have no column, or key, of that name; another name may do."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     found = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)

@@ -317,16 +317,24 @@ def _run(
             trainer.should_stop = stop.is_set
             trainer.train()
     except Interrupted as stop_asked:
-        stop_asked.path = folder.path
-        stop_asked.args = (f"stopped; continue with labelwise.resume({str(folder.path)!r})",)
-        raise
+        raise _stopped(stop_asked, folder) from None
     finally:
         listener.close()
     if fabric.is_global_zero:
-        finish(trainer, prepared, config, folder)
-        write_report(folder.path)
+        try:
+            finish(trainer, prepared, config, folder)
+            write_report(folder.path)
+        except KeyboardInterrupt:  # training is committed; only the audit has to be done again
+            raise _stopped(Interrupted(), folder) from None
     fabric.barrier()
     return Result(folder.path)
+
+
+def _stopped(asked: Interrupted, folder: RunFolder) -> Interrupted:
+    """Tell the caller where to continue."""
+    asked.path = folder.path
+    asked.args = (f"stopped; continue with labelwise.resume({str(folder.path)!r})",)
+    return asked
 
 
 @contextmanager

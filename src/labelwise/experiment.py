@@ -17,7 +17,7 @@ from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset, Source, Truth
 from labelwise.data.load import load, split
 from labelwise.data.store import Store, input_statistics
-from labelwise.errors import UserError
+from labelwise.errors import NoColumn, UserError
 from labelwise.methods import all_settings, parse_method
 from labelwise.models.build import NetworkSpec, auto_model, build_network
 from labelwise.noise.parse import parse as parse_noise
@@ -143,9 +143,11 @@ def load_test(config: RunConfig, train: Dataset, data: Any = None) -> Source:
                 classes=train.classes,
                 channels=channels,
             )
-        except UserError as error:
+        except NoColumn as error:
             failure = failure or error
             continue
+        except UserError as error:
+            raise UserError(f"the test data {config.test}: {error}") from error
         if test.data.shape != train.shape:
             images = train.kind == "images"
             remedy = "Give an --image-size." if images else "Use the same embedding model for both."

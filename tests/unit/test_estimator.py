@@ -386,3 +386,39 @@ def test_public_names_exist_and_importing_them_all_works() -> None:
         assert callable(getattr(labelwise, name))
     with pytest.raises(AttributeError, match="nothing"):
         _ = labelwise.nothing
+
+
+def test_test_data_with_a_gap_in_the_truth_are_refused(tmp_path: Path) -> None:
+    """Their noisy labels must not stand in for the truth without a word."""
+    inputs = np.random.default_rng(0).normal(size=(60, 2))
+    table = pd.DataFrame(inputs, columns=["a", "b"])
+    table["label"] = np.where(inputs[:, 0] > 0, "yes", "no")
+    table["true"] = table["label"]
+    table.to_csv(tmp_path / "train.csv", index=False)
+    table.loc[3, "true"] = None
+    table.to_csv(tmp_path / "test.csv", index=False)
+    columns = {"label_column": "label", "truth_column": "true"}
+    with pytest.raises(UserError, match=r"the test data .*test\.csv"):
+        labelwise.fit(
+            tmp_path / "train.csv", test=tmp_path / "test.csv", method="ce", epochs=1, **columns
+        )
+
+
+def test_ctrl_c_in_the_audit_leaves_a_run_that_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training is over by then: resuming only audits."""
+    data = tiny_images()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(estimator, "write_report", stop)
+        with pytest.raises(labelwise.Interrupted, match="resume") as caught:
+            labelwise.fit(
+                data.inputs.numpy(), data.labels.numpy(), method="ce", epochs=1, out=tmp_path / "r"
+            )
+    assert caught.value.path == tmp_path / "r"
+    result = labelwise.resume(tmp_path / "r", data.inputs.numpy(), data.labels.numpy())
+    assert (result.path / "report.html").exists()

@@ -133,6 +133,8 @@ def reach_verdicts(
         plain = Posterior(weighed.posterior, weighed.predicted, temperature)
         low, high = rate_interval(top, estimate, plain, seed)
         interval = (min(low, rate), max(high, rate))
+    # With no wrong label among N seen, up to 3 / N may be (the rule of three, 95 %).
+    interval = (interval[0], max(interval[1], min(1.0, 3 / len(quality))))
     suspect = (quality < 0.5) & (top.predicted != top.labels)
     others = (1 - quality) / (1 - weighed.posterior).clamp_min(1e-6)
     loss = observed.given.losses.mean(1)

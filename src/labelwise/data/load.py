@@ -14,7 +14,7 @@ from labelwise.data.files import at_home
 from labelwise.data.sampling import split, stratified_rows
 from labelwise.data.source import DataSource, OnBadImage, Options, reading
 from labelwise.discovery import discover
-from labelwise.errors import UserError, nearest
+from labelwise.errors import NoColumn, UserError, nearest
 
 __all__ = ["load", "load_labels", "load_rows", "split", "stratified_rows"]
 
@@ -82,7 +82,7 @@ def _read(data: object, options: Options) -> Source:
     source = _source_for(data)
     for option in ("labels", "label_column", "truth_column"):
         if getattr(options, option) is not None and option not in source.takes:
-            raise UserError(
+            raise NoColumn(
                 f"{option} means nothing for data of the kind {source.name!r}: leave it out."
             )
     return source.read(data, options)

@@ -155,8 +155,13 @@ class NoiseProcess(ABC):
         outside = ((true < 0) | (true >= num_classes)).nonzero().flatten()
         if len(outside):
             row = int(outside[0])
+            if int(true[row]) == NO_CLASS:
+                raise UserError(
+                    f"the true label of sample {data.ids[row]} (row {row}) is missing: noise is "
+                    "planted on true labels. Fill it in, or leave the truth column away."
+                )
             raise UserError(
-                f"label {int(true[row])} of sample {data.ids[row]!r} (row {row}) lies outside "
+                f"label {int(true[row])} of sample {data.ids[row]} (row {row}) lies outside "
                 f"[0, {num_classes})."
             )
         draws = Draws(id_words(data.ids), seed, self.name)

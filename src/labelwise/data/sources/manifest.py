@@ -17,7 +17,7 @@ from labelwise.data.images import Content
 from labelwise.data.source import DataSource, Options, Raw, has_suffix
 from labelwise.data.tables import CsvTable, ParquetTable, Table
 from labelwise.data.wording import few
-from labelwise.errors import UserError, nearest
+from labelwise.errors import NoColumn, UserError, nearest
 
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "image_path", "img")
 LABEL_COLUMNS = ("label", "given_label", "noisy_label", "target", "class")
@@ -101,7 +101,7 @@ def _label_columns(path: Path, table: Table, options: Options) -> tuple[str | No
         ("--truth-column", options.truth_column),
     ):
         if column is not None and column not in table.columns:
-            raise UserError(
+            raise NoColumn(
                 f"{path} has no column {column!r} ({option}).{nearest(column, table.columns)} "
                 f"Its columns are {', '.join(table.columns)}."
             )

@@ -15,7 +15,7 @@ from labelwise.data.dataset import Source
 from labelwise.data.files import at_home
 from labelwise.data.source import DataSource, Options, Raw, has_suffix, reading
 from labelwise.data.wording import first_line
-from labelwise.errors import UserError, nearest
+from labelwise.errors import NoColumn, UserError, nearest
 
 INPUT_KEYS = ("images", "x", "X", "inputs", "data", "embeddings", "features")
 LABEL_KEYS = ("labels", "label", "y", "Y", "given_label", "given_labels", "noisy_label", "target")
@@ -156,7 +156,7 @@ def _first(keys: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 def _named(path: Path, keys: Sequence[str], name: str | None) -> str | None:
     if name is not None and name not in keys:
-        raise UserError(
+        raise NoColumn(
             f"{path} has no key {name!r}.{nearest(name, keys)} Its keys are {', '.join(keys)}."
         )
     return name
