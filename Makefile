@@ -41,6 +41,8 @@ bench: install
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/audit.py --suite digits
+	$(BIN)/python benchmarks/diagnosis.py
 
 clean:
 	rm -rf $(VENV) build dist runs
