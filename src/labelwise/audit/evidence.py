@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from labelwise.audit.observed import SIGNS, Observed
 from labelwise.audit.posterior import (
     Posterior,
-    fit_temperature,
     rate_interval,
-    smoothed,
 )
 from labelwise.audit.weighing import (
+    Weighed,
     clean_posteriors,
     estimate_noise_of,
     rates_by_probabilities,
@@ -50,8 +49,8 @@ class Verdicts:
     Args:
         quality: P(given label is right) (N).
         planted_quality: the same score for the planted labels (M), which are wrong.
-        predicted: most probable class of training, views and neighbours together (N).
-        suggested: the predicted class where the given one is suspect, else the given one (N).
+        predicted: most probable true class by training, views, neighbours and given label (N).
+        suggested: the most probable other class for suspects, else the given one (N).
         confidence: P(suggested label is right) (N).
         suspect: whether the given label looks wrong (N) bool.
         signs: the evidence (N, E) in [0, 1]; 1 speaks for the given label (`EVIDENCE`).
@@ -108,7 +107,8 @@ def reach_verdicts(
 ) -> Verdicts:
     """Weigh the evidence about every label.
 
-    A label is suspect where its quality is below one half and another class is more probable.
+    A label is suspect where its quality is below one half; the most probable other class is then
+    suggested.
 
     Args:
         observed: what the run knows.
@@ -116,45 +116,31 @@ def reach_verdicts(
         store: training inputs.
         seed: of the intervals' resampling.
     """
-    top = observed.given.sources["all"]
+    given = observed.given
+    top = given.sources["all"]
     estimate, note = estimate_noise_of(observed, seed)
-    by_neighbours = estimate.name == Consensus.name
     clean, planted_clean, fallback = clean_posteriors(observed)
     weighed = weigh(observed, estimate, clean, planted_clean)
     quality = weighed.quality
-    if by_neighbours:
-        interval = (estimate.low or 0.0, 1.0 if estimate.high is None else estimate.high)
-        rate = estimate.noise_rate
-    elif len(top) < MIN_SAMPLES:
-        rate, interval = float(1 - quality.double().mean()), (0.0, 1.0)
-    else:
-        rate = float(1 - quality.double().mean())
-        temperature = fit_temperature(top, smoothed(estimate, top.labels).float())
-        plain = Posterior(weighed.posterior, weighed.predicted, temperature)
-        low, high = rate_interval(top, estimate, plain, seed)
-        interval = (min(low, rate), max(high, rate))
-    # With no wrong label among N seen, up to 3 / N may be (the rule of three, 95 %).
-    interval = (interval[0], max(interval[1], min(1.0, 3 / len(quality))))
-    suspect = (quality < 0.5) & (top.predicted != top.labels)
+    rate, interval = rate_of(top, estimate, weighed, seed)
+    suspect = quality < 0.5
+    predicted = torch.where(
+        suspect | (weighed.other_probability > weighed.posterior), weighed.other, top.labels
+    )
+    # All other classes together have 1 - quality, whatever they had by the noise model alone.
     others = (1 - quality) / (1 - weighed.posterior).clamp_min(1e-6)
-    loss = observed.given.losses.mean(1)
+    loss = given.losses.mean(1)
     # Many qualities are practically 0 or 1: the probability of the given label orders those.
-    worst = torch.argsort(quality + 1e-3 * observed.given.own, stable=True)[:WORST]
-    if len(observed.references) == len(store):
-        unit, count = observed.reference_features, min(NEIGHBOURS, len(store) - 1)
-        neighbours, similarity = nearest_among(unit[worst], worst, unit, observed.references, count)
-    else:
-        neighbours, similarity = nearest(networks, store, worst.to(store.device))
+    worst = torch.argsort(quality + 1e-3 * given.own, stable=True)[:WORST]
+    neighbours, similarity = _similar(observed, networks, store, worst)
     return Verdicts(
         quality=quality,
         planted_quality=weighed.planted,
-        predicted=top.predicted,
-        suggested=torch.where(suspect, top.predicted, top.labels),
-        confidence=torch.where(suspect, (weighed.predicted * others).clamp(0, 1), quality),
+        predicted=predicted,
+        suggested=torch.where(suspect, weighed.other, top.labels),
+        confidence=torch.where(suspect, (weighed.other_probability * others).clamp(0, 1), quality),
         suspect=suspect,
-        signs=torch.cat(
-            [torch.stack([weighed.posterior, clean], dim=1), observed.given.signs], dim=1
-        ),
+        signs=torch.cat([torch.stack([weighed.posterior, clean], dim=1), given.signs], dim=1),
         estimate=estimate,
         rates={**rates_by_probabilities(observed), estimate.name: estimate.noise_rate},
         interval=interval,
@@ -169,6 +155,40 @@ def reach_verdicts(
         neighbours=neighbours.cpu(),
         similarity=similarity.cpu(),
     )
+
+
+def rate_of(
+    top: TopProbabilities, estimate: Estimate, weighed: Weighed, seed: int
+) -> tuple[float, tuple[float, float]]:
+    """The noise rate and its 95 % interval.
+
+    Args:
+        top: class probabilities and given labels of N samples.
+        estimate: how labels go wrong.
+        weighed: the qualities.
+        seed: of the resampling.
+    """
+    if estimate.name == Consensus.name:
+        rate, low, high = estimate.noise_rate, estimate.low or 0.0, estimate.high
+        high = 1.0 if high is None else high
+    elif len(top) < MIN_SAMPLES:
+        rate, low, high = float(1 - weighed.quality.double().mean()), 0.0, 1.0
+    else:
+        rate = float(1 - weighed.quality.double().mean())
+        plain = Posterior(weighed.posterior, weighed.other_probability, weighed.temperature)
+        low, high = rate_interval(top, estimate, plain, seed)
+    # With no wrong label among N seen, up to 3 / N may be (the rule of three, 95 %).
+    return rate, (min(low, rate), max(high, rate, min(1.0, 3 / len(top))))
+
+
+def _similar(
+    observed: Observed, networks: Sequence[nn.Module], store: Store, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The nearest samples of `rows`, from the features that are there if they are all there."""
+    if len(observed.references) < len(store):
+        return nearest(networks, store, rows.to(store.device))
+    unit, count = observed.reference_features, min(NEIGHBOURS, len(store) - 1)
+    return nearest_among(unit[rows], rows, unit, observed.references, count)
 
 
 def nearest(

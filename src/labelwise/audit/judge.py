@@ -11,9 +11,12 @@ from torch import Tensor
 
 from labelwise.audit.posterior import (
     Posterior,
+    best_other,
     denoised_labels,
     label_posterior,
+    qualities,
     rate_interval,
+    smoothed,
 )
 from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Truth
@@ -44,7 +47,7 @@ class Verdict:
         estimate: how much noise there is, and between which classes.
         posterior: P(given label is right) and more.
         suspect: whether the given label looks wrong (N) bool.
-        suggested: the predicted label for suspects, else the given one (N) int64.
+        suggested: the most probable other class for suspects, else the given one (N) int64.
         confidence: P(true = suggested) (N).
         interval: of the noise rate, 95 %.
         notes: remarks for the user.
@@ -68,7 +71,7 @@ class Verdict:
 
 
 def judge(top: TopProbabilities, features: Tensor | None = None, seed: int = 0) -> Verdict:
-    """Say which labels look wrong: quality below 0.5, and another class predicted.
+    """Say which labels look wrong: quality below 0.5; the most probable other class is suggested.
 
     Args:
         top: class probabilities and given labels of N samples.
@@ -85,14 +88,19 @@ def judge(top: TopProbabilities, features: Tensor | None = None, seed: int = 0) 
     if not by_neighbours:
         interval = rate_interval(top, estimate, posterior, seed)
         estimate = with_table_interval(top, estimate, seed)
-    suspect = (posterior.quality < 0.5) & (top.predicted != top.labels)
+    matrix = smoothed(estimate, top.labels).float()
+    other, chance = best_other(top, matrix, posterior.temperature)
+    if by_neighbours:  # the log-odds were shifted: all other classes share what is left
+        plain, _ = qualities(top, matrix, posterior.temperature)
+        chance = (chance * (1 - posterior.quality) / (1 - plain).clamp_min(1e-6)).clamp(0, 1)
+    suspect = posterior.quality < 0.5
     return Verdict(
         top=top,
         estimate=estimate,
         posterior=posterior,
         suspect=suspect,
-        suggested=torch.where(suspect, top.predicted, top.labels),
-        confidence=torch.where(suspect, posterior.predicted, posterior.quality),
+        suggested=torch.where(suspect, other, top.labels),
+        confidence=torch.where(suspect, chance, posterior.quality),
         interval=interval,
         notes=(note,) if note else (),
     )

@@ -148,6 +148,28 @@ def qualities(top: TopProbabilities, matrix: Tensor, temperature: float) -> tupl
     return quality, predicted
 
 
+def best_other(top: TopProbabilities, matrix: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The most probable true class besides the given label (N), and its probability (N).
+
+    argmax_{j != given} q_j T[j, given], with q and T as in `label_posterior`: where a class is
+    often labelled as another, the given label itself speaks for the class that it is mistaken for.
+
+    Args:
+        top: class probabilities and given labels of N samples.
+        matrix: T, from `smoothed`.
+        temperature: τ.
+    """
+    classes, probabilities = [], []
+    for start in range(0, len(top), BLOCK):
+        part = top.rows(torch.arange(start, min(start + BLOCK, len(top))))
+        weight, _, rest = _weights(part, matrix, temperature)
+        total = weight.sum(1) + rest
+        best = weight.masked_fill(part.classes == part.labels[:, None], -1.0).max(1)
+        classes.append(part.classes.gather(1, best.indices[:, None])[:, 0])
+        probabilities.append(best.values.clamp_min(0) / total)
+    return torch.cat(classes), torch.cat(probabilities)
+
+
 def rate_interval(
     top: TopProbabilities, estimate: Estimate, posterior: Posterior, seed: int
 ) -> tuple[float, float]:

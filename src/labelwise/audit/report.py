@@ -30,10 +30,10 @@ COLUMNS = {
     "id": "the sample: file name, row or whatever the data called it",
     "given_label": "the label as it came",
     "label_quality": "probability that the given label is right, 0 to 1; sort by this",
-    "predicted_label": "most probable class by training, views and neighbours together",
-    "suggested_label": "the predicted label for suspects, else the given one",
+    "predicted_label": "most probable class by training, views, neighbours and the given label",
+    "suggested_label": "the most probable other class for suspects, else the given one",
     "suggestion_confidence": "probability that the suggested label is right, 0 to 1",
-    "is_suspect": "True where the label looks wrong (quality below 0.5, other prediction)",
+    "is_suspect": "True where the label looks wrong (quality below 0.5)",
     "true_label": "the true label; empty where the sample is of none of the classes",
 }
 EXTERNAL_COLUMNS = {"predicted_label": "most probable class by the probabilities that were given"}

@@ -17,6 +17,7 @@ from labelwise.audit.fusion import (
 from labelwise.audit.judge import estimate_by_neighbours
 from labelwise.audit.observed import Observed, Said
 from labelwise.audit.posterior import (
+    best_other,
     fit_temperature,
     qualities,
     smoothed,
@@ -46,14 +47,18 @@ class Weighed:
         quality: P(given label is right) (N).
         planted: the same score for the planted labels (M).
         posterior: P(given label is right) by the noise model alone (N).
-        predicted: P(most probable class is right) by the noise model alone (N).
+        other: most probable true class besides the given label (N).
+        other_probability: its probability by the noise model alone (N).
+        temperature: τ of the noise model.
         method: in words, how it was obtained.
     """
 
     quality: Tensor
     planted: Tensor
     posterior: Tensor
-    predicted: Tensor
+    other: Tensor
+    other_probability: Tensor
+    temperature: float
     method: str
 
 
@@ -133,7 +138,8 @@ def weigh(observed: Observed, estimate: Estimate, clean: Tensor, planted_clean: 
     top, by_neighbours = observed.given.sources["all"], estimate.name == Consensus.name
     matrix = smoothed(estimate, top.labels).float()
     temperature = fit_temperature(top, matrix)
-    posterior, predicted = qualities(top, matrix, temperature)
+    posterior, _ = qualities(top, matrix, temperature)
+    other, other_probability = best_other(top, matrix, temperature)
     quality, planted = posterior, posterior.new_zeros(0)
     method = "Bayes' rule on the class probabilities of the run and the estimated confusions"
     if observed.planted is not None:
@@ -150,7 +156,7 @@ def weigh(observed: Observed, estimate: Estimate, clean: Tensor, planted_clean: 
     if by_neighbours and 0 < estimate.noise_rate < 1:
         quality, planted = with_mean(quality, 1 - estimate.noise_rate, planted)
         method += "; the mean is the noise rate that neighbours show"
-    return Weighed(quality, planted, posterior, predicted, method)
+    return Weighed(quality, planted, posterior, other, other_probability, temperature, method)
 
 
 def _signs(said: Said, clean: Tensor) -> np.ndarray:
