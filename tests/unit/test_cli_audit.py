@@ -121,7 +121,7 @@ def test_the_report_speaks_of_what_was_judged(table: Path, tmp_path: Path) -> No
     assert summary["realised_noise_rate"] > 10 / 120
     call("audit", table, "--quick", *options, "--epochs", "2", "--out", tmp_path / "b")
     outside, trained = ((tmp_path / name / "report.html").read_text() for name in "ab")
-    for words in ("How surprised the networks are", "the final networks", "views and neighbours"):
+    for words in ("How surprised the networks are", "the final networks", "views, neighbours"):
         assert words in trained
         assert words not in outside
     for words in ("How surprised the model is", "the probabilities that were given"):
