@@ -10,7 +10,7 @@ against the other signs and set how sure a doubt may be (`labelwise.audit.fusion
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,7 +122,8 @@ def reach_verdicts(
     clean, planted_clean, fallback = clean_posteriors(observed)
     weighed = weigh(observed, estimate, clean, planted_clean)
     quality = weighed.quality
-    rate, interval = rate_of(top, estimate, weighed, seed)
+    rates = rates_by_probabilities(observed)
+    rate, interval = rate_of(top, estimate, weighed, rates, seed)
     suspect = quality < 0.5
     predicted = torch.where(
         suspect | (weighed.other_probability > weighed.posterior), weighed.other, top.labels
@@ -142,7 +143,7 @@ def reach_verdicts(
         suspect=suspect,
         signs=torch.cat([torch.stack([weighed.posterior, clean], dim=1), given.signs], dim=1),
         estimate=estimate,
-        rates={**rates_by_probabilities(observed), estimate.name: estimate.noise_rate},
+        rates={**rates, estimate.name: estimate.noise_rate},
         interval=interval,
         noise_rate=rate,
         loss=loss,
@@ -158,14 +159,21 @@ def reach_verdicts(
 
 
 def rate_of(
-    top: TopProbabilities, estimate: Estimate, weighed: Weighed, seed: int
+    top: TopProbabilities,
+    estimate: Estimate,
+    weighed: Weighed,
+    rates: Mapping[str, float],
+    seed: int,
 ) -> tuple[float, tuple[float, float]]:
     """The noise rate and its 95 % interval.
+
+    Where neighbours do not tell the rate, the interval holds what every estimator says.
 
     Args:
         top: class probabilities and given labels of N samples.
         estimate: how labels go wrong.
         weighed: the qualities.
+        rates: the rate by every estimator that reads probabilities.
         seed: of the resampling.
     """
     if estimate.name == Consensus.name:
@@ -176,7 +184,8 @@ def rate_of(
     else:
         rate = float(1 - weighed.quality.double().mean())
         plain = Posterior(weighed.posterior, weighed.other_probability, weighed.temperature)
-        low, high = rate_interval(top, estimate, plain, seed)
+        ends = (*rate_interval(top, estimate, plain, seed), *rates.values())
+        low, high = min(ends), max(ends)
     # With no wrong label among N seen, up to 3 / N may be (the rule of three, 95 %).
     return rate, (min(low, rate), max(high, rate, min(1.0, 3 / len(top))))
 

@@ -125,6 +125,27 @@ def label_quality(losses: Tensor) -> tuple[Tensor, str | None]:
     return torch.stack([fit.clean for fit in fits]).mean(0), fallback
 
 
+def confusions(estimate: Estimate, labels: Tensor) -> Tensor:
+    """T for Bayes' rule: the estimated one, or an even one of the same rate.
+
+    Where neighbours are refused, the model is too weak for the confident joint to tell which
+    classes are labelled as which: what it shows are the model's own confusions, and a T that
+    expects them excuses just those labels (CIFAR-10 `semantic_resnet`: AUROC .745, even .758).
+
+    Args:
+        estimate: how labels go wrong.
+        labels: given labels (N).
+
+    Returns:
+        (K, K) float32, or its diagonal (K) with very many classes.
+    """
+    size = len(estimate.prior)
+    if estimate.name == Consensus.name or size > MOST_CLASSES or len(labels) < MIN_SAMPLES:
+        return smoothed(estimate, labels).float()
+    even = torch.full((size, size), estimate.noise_rate / max(1, size - 1))
+    return even.fill_diagonal_(1 - estimate.noise_rate)
+
+
 @torch.no_grad()
 def weigh(observed: Observed, estimate: Estimate, clean: Tensor, planted_clean: Tensor) -> Weighed:
     """One probability from all evidence, calibrated on the planted labels where there are some.
@@ -136,7 +157,7 @@ def weigh(observed: Observed, estimate: Estimate, clean: Tensor, planted_clean: 
         planted_clean: the same of the planted labels (M).
     """
     top, by_neighbours = observed.given.sources["all"], estimate.name == Consensus.name
-    matrix = smoothed(estimate, top.labels).float()
+    matrix = confusions(estimate, top.labels)
     temperature = fit_temperature(top, matrix)
     posterior, _ = qualities(top, matrix, temperature)
     other, other_probability = best_other(top, matrix, temperature)
