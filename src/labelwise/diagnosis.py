@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from labelwise.config import RunConfig
 from labelwise.data.files import at_home, write_json
 from labelwise.data.load import stratified_rows
 from labelwise.errors import UserError
+from labelwise.estimation.consensus import Consensus
 from labelwise.estimator import place, train_and_finish
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, bind, prepare, resolve
 from labelwise.methods.quick import FEWEST, Quick
@@ -150,7 +152,9 @@ def diagnose(
     config = config.model_copy(update={"schedule": {"epochs": epochs}})
     with tempfile.TemporaryDirectory(prefix="labelwise-") as scratch:
         folder = kept or RunFolder(Path(scratch) / "run")
-        result = train_and_finish(config, prepared, folder, listener or Silent())
+        result = train_and_finish(
+            config, prepared, folder, listener or Silent(), command=_command(config, minutes)
+        )
         with np.load(folder.evidence) as arrays:
             found = _diagnosis(
                 result.summary, arrays, prepared, num_all, notes, time.monotonic() - start
@@ -158,6 +162,16 @@ def diagnose(
         if kept is not None:
             write_json(folder.path / "diagnosis.json", found.to_json())
     return found
+
+
+def _command(config: RunConfig, minutes: float) -> str:
+    """The command line that repeats the diagnosis."""
+    words = ["labelwise diagnose", shlex.quote(config.data), f"--minutes {minutes:g}"]
+    for name in ("label_column", "truth_column", "limit", "noise", "image_size", "seed"):
+        value = getattr(config, name)
+        if value is not None:
+            words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
+    return " ".join(words)
 
 
 def _within(
@@ -224,11 +238,13 @@ def _diagnosis(
             strict=True,
         )
     )
+    # The confusions of a model whose neighbours are refused may be its own.
+    told = summary["noise_rate_estimator"] == Consensus.name
     advice = advise(
         rate=summary["estimated_noise_rate"],
         interval=tuple(summary["noise_rate_interval"]),
         estimates=summary["noise_rate_estimates"],
-        largest_pair=pairs[0][2] / len(train) if pairs else 0.0,
+        largest_pair=pairs[0][2] / len(train) if pairs and told else 0.0,
         num_samples=len(train),
         num_classes=train.num_classes,
         class_sizes=torch.bincount(train.labels, minlength=train.num_classes),

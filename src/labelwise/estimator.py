@@ -199,6 +199,7 @@ def train_and_finish(
     folder: RunFolder,
     listener: Silent,
     method: Method | None = None,
+    command: str | None = None,
 ) -> Result:
     """Train on prepared data in a new run folder, audit the labels and write the report.
 
@@ -208,13 +209,17 @@ def train_and_finish(
         folder: must be free.
         listener: shows progress.
         method: the method object; None builds the configuration's.
+        command: the command line to name in the report, where it is not `labelwise fit`.
     """
     method = bind(config, prepared.train, method)
     config = resolve(config, prepared.train, method)
     fabric = launch(config.device, config.devices, config.precision)
     with _owned(folder, fabric, new=True):
         if fabric.is_global_zero:
-            write_json(folder.config, describe(config, prepared, method))
+            described = describe(config, prepared, method)
+            if command is not None:
+                described["command"] = command
+            write_json(folder.config, described)
         return _run(config, prepared, method, folder, listener, fabric)
 
 
@@ -246,6 +251,7 @@ def resume(
     config, described = read_config(folder)
     if all(file.exists() for file in folder.outputs):
         return Result(folder.path)
+    _require_resumable(folder)
     if config.data == IN_MEMORY and data is None:
         raise UserError("this run was given its data in memory: pass data and labels to resume.")
     if config.test == IN_MEMORY and test is None:
@@ -265,6 +271,20 @@ def resume(
     fabric = launch(config.device, config.devices, config.precision)
     with _owned(folder, fabric, new=False):
         return _run(config, prepared, method, folder, listener or Silent(), fabric)
+
+
+def _require_resumable(folder: RunFolder) -> None:
+    """Raise a `UserError` for a folder that no training can go on from."""
+    described = read_json(folder.config)
+    command = str(described.get("command") or "")
+    if "external" in described or command.startswith("labelwise diagnose"):
+        kind = "an audit of given probabilities" if "external" in described else "a diagnosis"
+        raise UserError(f"{folder.path} holds {kind}, which is not resumed: run it again.")
+    if "plant" not in described["config"]:
+        raise UserError(
+            f"{folder.path} was begun by an older version, whose checkpoints lack what the audit "
+            "needs: start it again in another --out."
+        )
 
 
 def read_config(folder: RunFolder) -> tuple[RunConfig, dict[str, Any]]:

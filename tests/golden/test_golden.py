@@ -80,7 +80,9 @@ def test_dividemix_beats_cross_entropy(tmp_path: Path) -> None:
     assert divided.accuracy > plain.accuracy + 0.07
     assert divided.accuracy > 0.82
     assert divided.repaired > given + 0.1, "suggestions should be better than the given labels"
-    assert divided.repaired > plain.repaired + 0.1
+    # The audit reads plain training by its whole course, so that its suggestions are good too.
+    assert divided.repaired > 0.9
+    assert divided.repaired > plain.repaired + 0.02
     assert divided.quality[right].mean() > divided.quality[~right].mean() + 0.4
 
 

@@ -143,7 +143,7 @@ def reach_verdicts(
         suspect=suspect,
         signs=torch.cat([torch.stack([weighed.posterior, clean], dim=1), given.signs], dim=1),
         estimate=estimate,
-        rates={**rates, estimate.name: estimate.noise_rate},
+        rates={**rates, estimate.name: estimate.noise_rate} if rates else {},
         interval=interval,
         noise_rate=rate,
         loss=loss,

@@ -104,6 +104,7 @@ def audit_pred_probs(
             "label_column": config.label_column,
             "truth_column": config.truth_column,
             "limit": config.limit,
+            "plant": 0.0,
         },
         "the audit",
     )
@@ -245,7 +246,11 @@ def add_pictures(
     for size in (None, THUMBNAIL):
         try:
             pictures = load_rows(
-                config.data, wanted, label_column=config.label_column, image_size=size
+                config.data,
+                wanted,
+                label_column=config.label_column,
+                truth_column=config.truth_column,
+                image_size=size,
             ).data
             break
         except UserError as error:
@@ -280,6 +285,7 @@ def copies(
             config.data,
             rows,
             label_column=config.label_column,
+            truth_column=config.truth_column,
             image_size=None if small else THUMBNAIL,
         )
     except UserError:  # labels alone, or images that cannot be read: said beside the cards

@@ -13,6 +13,7 @@ from labelwise.audit.run_files import RunFiles
 
 SCHEDULE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
 RUN_OPTIONS = (
+    "plant",
     "model",
     "seed",
     "label_column",
@@ -29,7 +30,7 @@ RUN_OPTIONS = (
 )
 SURE = 0.05
 """Suspects of lower quality than this are counted as sure."""
-UNSAID = {"on_bad_image": "error", "devices": 1}
+UNSAID = {"plant": 0.03, "on_bad_image": "error", "devices": 1}
 
 
 @dataclass(frozen=True)

@@ -130,10 +130,12 @@ def estimate_by_neighbours(
     if purity < CLUSTERED:
         return other, (
             f"features not used for the noise rate: too many nearest neighbours seem to be of "
-            f"different classes (agreement {purity:.2f}, at least {CLUSTERED:.2f} is needed)"
+            f"different classes (agreement {purity:.2f}, at least {CLUSTERED:.2f} is "
+            "needed); the confusions that are shown may be the model's own"
         )
     both = [with_intervals(each, evidence, seed=seed) for each in (Consensus(), ConfidentJoint())]
-    return combine(both).estimate, ""
+    found = combine(both)
+    return found.estimate, found.reason or ""
 
 
 def clusterable(top: TopProbabilities, estimate: Estimate, neighbours: Tensor) -> float:
@@ -205,7 +207,7 @@ def figures(verdict: Verdict, truth: Truth | None) -> dict[str, Any]:
     suspect = verdict.suspect.numpy()
     right = (verdict.suggested == truth.labels).numpy()
     found["realised_noise_rate"] = float(wrong.mean())
-    found["quality_calibration_error"] = calibration_error(posterior.quality.numpy(), ~wrong)
+    found["calibration_error_truth"] = calibration_error(posterior.quality.numpy(), ~wrong)
     found |= ranking_figures(wrong, 1 - posterior.quality.double().numpy(), suspect)
     if suspect.any():
         found["suggestion_accuracy"] = float(right[suspect].mean())

@@ -19,6 +19,7 @@ from labelwise.audit.fusion import (
 )
 from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Dataset, Truth
+from labelwise.estimation.consensus import Consensus
 
 GRID = 200
 
@@ -45,11 +46,12 @@ def labels_table(data: Dataset, found: Verdicts, truth: Truth | None) -> pd.Data
 
 def audit_figures(data: Dataset, found: Verdicts, truth: Truth | None) -> dict[str, Any]:
     """Totals of the audit; the figures that need truth are left out where it is not known."""
+    by_neighbours = found.estimate.name == Consensus.name
     figures: dict[str, Any] = {
         "estimated_noise_rate": found.noise_rate,
         "noise_rate_interval": list(found.interval),
         "noise_rate_estimates": found.rates,
-        "noise_rate_estimator": found.estimate.name,
+        "noise_rate_estimator": Consensus.name if by_neighbours else "quality",
         "num_suspects": int(found.suspect.sum()),
         "expected_precision": found.expected_precision,
         "expected_recall": found.expected_recall,

@@ -142,8 +142,10 @@ def confusions(estimate: Estimate, labels: Tensor) -> Tensor:
     size = len(estimate.prior)
     if estimate.name == Consensus.name or size > MOST_CLASSES or len(labels) < MIN_SAMPLES:
         return smoothed(estimate, labels).float()
-    even = torch.full((size, size), estimate.noise_rate / max(1, size - 1))
-    return even.fill_diagonal_(1 - estimate.noise_rate)
+    # Never quite without noise (no label could be doubted), never more wrong than chance.
+    rate = min(max(estimate.noise_rate, 1.0 / len(labels)), 0.95 * (1 - 1 / size))
+    even = torch.full((size, size), rate / max(1, size - 1))
+    return even.fill_diagonal_(1 - rate)
 
 
 @torch.no_grad()

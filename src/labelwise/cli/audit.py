@@ -47,7 +47,8 @@ def audit(
         str, typer.Option(help="probabilities, logits or log-probabilities.")
     ] = "probabilities",
     features: Annotated[
-        Path | None, typer.Option(help="Features (.npy, .npz), to show similar samples.")
+        Path | None,
+        typer.Option(help="Features (.npy, .npz): better estimate, similar samples."),
     ] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of given labels.")] = None,
     truth_column: Annotated[str | None, typer.Option(help="Column of true labels.")] = None,

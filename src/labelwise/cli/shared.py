@@ -102,12 +102,12 @@ def show_result(result: Result, as_json: bool) -> None:
         return
     total = summary["num_samples"]
     typer.echo(f"{summary['num_suspects']} of {total} labels look wrong", nl=False)
-    low, high = summary["noise_rate_interval"]
-    typer.echo(
-        f" (estimated noise rate {summary['estimated_noise_rate']:.1%}, "
-        f"95 % interval {low:.1%} to {high:.1%})."
-    )
-    if summary["num_suspects"]:
+    typer.echo(f" (estimated noise rate {summary['estimated_noise_rate']:.1%}", nl=False)
+    if "noise_rate_interval" in summary:  # runs of older versions have none
+        low, high = summary["noise_rate_interval"]
+        typer.echo(f", 95 % interval {low:.1%} to {high:.1%}", nl=False)
+    typer.echo(").")
+    if summary["num_suspects"] and "expected_recall" in summary:
         typer.echo(
             f"Of these {summary['expected_precision']:.0%} are expected to be wrong indeed; they "
             f"are {summary['expected_recall']:.0%} of the wrong labels expected."

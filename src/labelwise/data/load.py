@@ -117,6 +117,7 @@ def load_rows(
     rows: np.ndarray,
     *,
     label_column: str | None = None,
+    truth_column: str | None = None,
     image_size: int | None = None,
 ) -> Source:
     """Read some samples of a data set, and decode no other.
@@ -125,12 +126,15 @@ def load_rows(
         data: as `load` takes it.
         rows: row numbers (M), rising.
         label_column: column (or .npz key) of the given labels.
+        truth_column: column (or .npz key) of the true labels, which are no features.
         image_size: side of the square that every image is brought to, pixels.
 
     Raises:
         UserError: as `load`.
     """
-    options = Options(label_column=label_column, image_size=image_size, rows=rows)
+    options = Options(
+        label_column=label_column, truth_column=truth_column, image_size=image_size, rows=rows
+    )
     options.check()
     return _read(data, options)
 
