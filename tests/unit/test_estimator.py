@@ -422,3 +422,20 @@ def test_ctrl_c_in_the_audit_leaves_a_run_that_can_be_resumed(
     assert caught.value.path == tmp_path / "r"
     result = labelwise.resume(tmp_path / "r", data.inputs.numpy(), data.labels.numpy())
     assert (result.path / "report.html").exists()
+
+
+def test_runs_of_an_older_version_are_explained(tmp_path: Path) -> None:
+    """Its checkpoints lack the trace: neither a traceback nor other labels than before."""
+    data = tiny_images()
+    result = labelwise.fit(
+        data.inputs.numpy(), data.labels.numpy(), method="ce", epochs=1, out=tmp_path / "r"
+    )
+    path = RunFolder(result.path).config
+    described = json.loads(path.read_text())
+    del described["config"]["plant"]
+    path.write_text(json.dumps(described))
+    finished = labelwise.resume(tmp_path / "r")
+    assert finished.summary["num_samples"] == len(data.inputs)
+    RunFolder(result.path).report.unlink()
+    with pytest.raises(UserError, match="older version"):
+        labelwise.resume(tmp_path / "r", data.inputs.numpy(), data.labels.numpy())
