@@ -50,7 +50,7 @@ class MethodSettings(Strict):
 
 
 class Schedule(Strict):
-    """How long and how fast to train: stochastic gradient descent with momentum."""
+    """How long and how fast to train."""
 
     epochs: int = Field(60, ge=1, description="epochs of the whole run, warm-up included")
     warmup: int = Field(5, ge=0, description="epochs of warm-up (methods that have one)")
@@ -61,6 +61,7 @@ class Schedule(Strict):
     decay: Literal["step", "cosine", "none"] = Field("step", description="learning-rate decay")
     decay_at: float = Field(0.5, gt=0, le=1, description="step decay: fraction of the epochs")
     decay_factor: float = Field(0.1, gt=0, le=1, description="step decay: factor on the lr")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="sgd with momentum, or adam")
 
     @classmethod
     def scaled(cls, num_samples: int, kind: str, iterations: int) -> Schedule:
@@ -119,6 +120,10 @@ class RunConfig(Strict):
 
     data: str = Field(description="the data source as given")
     method: str = Field("dividemix", description="method; wrappers stand in front with a plus")
+    pretrain: str | None = Field(
+        None, description="pre-training: simclr, moco, simclr+scan, …, or none; None: the method's"
+    )
+    init: str | None = Field(None, description="run folder whose networks are started from")
     settings: dict[str, Any] = Field(default_factory=dict, description="method settings")
     schedule: dict[str, Any] = Field(default_factory=dict, description="schedule fields set")
     model: str = Field("auto", description="backbone: labelwise's or any timm name")

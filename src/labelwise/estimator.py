@@ -22,10 +22,20 @@ from labelwise.data.files import at_home, write_json
 from labelwise.data.load import load
 from labelwise.data.source import OnBadImage
 from labelwise.errors import UserError
-from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, bind, prepare, resolve
+from labelwise.experiment import (
+    IN_MEMORY,
+    InMemory,
+    Prepared,
+    assemble,
+    bind,
+    heads_of,
+    prepare,
+    resolve,
+)
 from labelwise.methods import all_settings, parse_method
 from labelwise.models.stored import StoredModel, read_model
 from labelwise.outputs import describe, finish
+from labelwise.pretraining import split_settings
 from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Interrupted
@@ -62,7 +72,7 @@ class Result:
         folder = RunFolder(self.path)
         config = read_config(folder)[0]
         try:
-            heads = parse_method(config.method, config.settings).heads
+            heads = heads_of(config)
         except UserError:  # a method object of the caller's own: its extra heads cannot be known
             heads = None
         return read_model(folder.model, heads)
@@ -179,7 +189,7 @@ def fit(
         "the run",
     )
     if built is None:
-        built = parse_method(config.method, config.settings)
+        built = parse_method(config.method, split_settings(config.settings)[0])
     elif settings:
         raise UserError("give settings to the method object itself, not beside it.")
     if config.devices > 1 and out is None:
@@ -280,7 +290,7 @@ def _require_resumable(folder: RunFolder) -> None:
     if "external" in described or command.startswith("labelwise diagnose"):
         kind = "an audit of given probabilities" if "external" in described else "a diagnosis"
         raise UserError(f"{folder.path} holds {kind}, which is not resumed: run it again.")
-    if "plant" not in described["config"]:
+    if "pretrain" not in described["config"]:
         raise UserError(
             f"{folder.path} was begun by an older version, whose checkpoints lack what the audit "
             "needs: start it again in another --out."
@@ -331,7 +341,7 @@ def _run(
 ) -> Result:
     trainer = assemble(config, prepared, method, folder, listener, fabric)
     trainer.resume()
-    listener.start(trainer.schedule.epochs, trainer.position.epoch)
+    listener.start(trainer.method.num_epochs, trainer.position.epoch)
     try:
         with stopping() as stop:
             trainer.should_stop = stop.is_set

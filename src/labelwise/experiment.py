@@ -19,20 +19,30 @@ from labelwise.data.load import load, split
 from labelwise.data.store import Store, input_statistics
 from labelwise.errors import NoColumn, UserError
 from labelwise.methods import all_settings, parse_method
-from labelwise.models.build import NetworkSpec, auto_model, build_network
+from labelwise.models.build import HeadFactory, NetworkSpec, auto_model, build_network
 from labelwise.noise.parse import parse as parse_noise
 from labelwise.noise.planting import Planted, plant_wrong_labels
+from labelwise.pretraining import (
+    NONE,
+    chosen_names,
+    parse_names,
+    split_settings,
+    with_pretraining,
+)
+from labelwise.pretraining.start import pretraining_of, start_from
 from labelwise.rng import Draw
 from labelwise.training import memory
+from labelwise.training.chain import Chain
 from labelwise.training.checkpoint import Checkpoints
 from labelwise.training.engine import resolve_device, resolve_precision
 from labelwise.training.evaluate import accuracy
 from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Trainer
-from labelwise.training.method import Method, Problem
+from labelwise.training.method import Measured, Method, Problem
 from labelwise.training.progress import Silent
 from labelwise.training.ranks import Ranks
+from labelwise.training.representation import Representation
 from labelwise.training.trace import trace_columns
 
 if TYPE_CHECKING:
@@ -160,12 +170,23 @@ def load_test(config: RunConfig, train: Dataset, data: Any = None) -> Source:
 
 
 def bind(config: RunConfig, train: Dataset, method: Method | None = None) -> Method:
-    """Build the method of a configuration and fix its schedule for the data."""
+    """Build the method of a configuration, its pre-training before it, and fix the schedules."""
     problem = Problem(len(train), train.num_classes, train.kind, train.shape)
-    chosen = parse_method(config.method, config.settings) if method is None else method
+    own, parts = split_settings(config.settings)
+    chosen = parse_method(config.method, own) if method is None else method
     if train.num_classes < 2:
         raise UserError("the data have only one class; labels can only be wrong between classes.")
-    return chosen.bind(problem, config.schedule)
+    wanted = chosen.pretraining(problem)
+    given = None if config.pretrain is None else parse_names(config.pretrain)
+    done = () if config.init is None or given is not None else pretraining_of(config.init)
+    names = chosen_names(wanted, given, done)
+    return with_pretraining(chosen, names, parts).bind(problem, config.schedule)
+
+
+def pretraining_names(method: Method) -> str:
+    """The pre-training of a bound method as typed after ``--pretrain``; "none" without any."""
+    parts = method.parts[:-1] if isinstance(method, Chain) else ()
+    return "+".join(part.name for part in parts) or NONE
 
 
 def resolve(config: RunConfig, train: Dataset, method: Method) -> RunConfig:
@@ -180,10 +201,24 @@ def resolve(config: RunConfig, train: Dataset, method: Method) -> RunConfig:
             "device": device,
             "precision": resolve_precision(config.precision, device, train.shape),
             "method": method.spec,
-            "settings": all_settings(method),
+            "pretrain": pretraining_names(method),
+            "settings": every_setting(method),
             "schedule": method.schedule.model_dump(),
         }
     )
+
+
+def heads_of(config: RunConfig) -> HeadFactory:
+    """What makes the extra heads of the networks of a resolved configuration."""
+    own, parts = split_settings(config.settings)
+    names = parse_names(config.pretrain or NONE)
+    return with_pretraining(parse_method(config.method, own), names, parts).heads
+
+
+def every_setting(method: Method) -> dict[str, Any]:
+    """Every setting of a method and of its pre-training, by its full name."""
+    parts = method.parts if isinstance(method, Chain) else (method,)
+    return {name: value for part in parts for name, value in all_settings(part).items()}
 
 
 def network_builder(
@@ -221,6 +256,10 @@ def assemble(
     train, test = prepared.train, prepared.test
     build = network_builder(config, train, method)
     networks = tuple(build(number) for number in range(method.num_peers))
+    checkpoints = Checkpoints(folder.checkpoint, config.digest() + train.label_hash()[:16])
+    if config.init is not None and not checkpoints.any():
+        spec = NetworkSpec(config.model, train.shape, train.num_classes)
+        start_from(config.init, spec, networks)
     device = torch.device(config.device)
     num_test = 0 if test is None else len(test.data)
     memory.require_memory(predict_memory(config, train, method, networks[0], num_test), device)
@@ -229,8 +268,11 @@ def assemble(
     fitting = {n: c.for_data(options) for n, c in views().items() if train.kind in c.kinds}
     test_store = None if test is None else Store.of(test.data, fabric.device)
     ranks = Ranks(fabric)
+    represent = Representation(store, prepared.truth, ranks, config.seed)
 
-    def evaluate(trained: tuple[nn.Module, ...]) -> dict[str, float]:
+    def evaluate(trained: tuple[nn.Module, ...], measures: Measured) -> dict[str, float]:
+        if measures != "classes":
+            return represent(trained[0], measures)
         if test_store is None:
             return {}
         truth = Truth(test_store.labels)
@@ -243,7 +285,7 @@ def assemble(
         store=store,
         views=fitting,
         seed=config.seed,
-        checkpoints=Checkpoints(folder.checkpoint, config.digest() + train.label_hash()[:16]),
+        checkpoints=checkpoints,
         journal=Journal(folder.metrics),
         evaluate=evaluate,
         listener=listener,
@@ -262,7 +304,7 @@ def predict_memory(
             *trace_columns(train.num_classes, len(train), method.num_peers),
         )
     )
-    rows = math.ceil(method.schedule.batch_size / config.devices) * method.rows_per_sample
+    rows = math.ceil(method.rows_per_step / config.devices)
     parts = memory.predict_bytes(
         network,
         method.num_peers,

@@ -131,7 +131,7 @@ def finish(
         "seed": config.seed,
         "data": train.name,
         "num_samples": len(train),
-        "epochs": trainer.schedule.epochs,
+        "epochs": trainer.method.num_epochs,
         **accuracy_figures(epochs),
         **audit_figures(train, found, truth),
         "wall_seconds": round(trainer.position.seconds, 3),

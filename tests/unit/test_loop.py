@@ -267,7 +267,7 @@ def test_lines_from_before_the_first_commit_are_not_doubled(tmp_path: Path) -> N
         pass
 
     trainer = build_trainer(DATA, CrossEntropy(), tmp_path)
-    trainer.evaluate = lambda networks: {} if trainer.position.epoch < 2 else 1 / 0  # type: ignore[return-value]
+    trainer.evaluate = lambda networks, measures: {} if trainer.position.epoch < 2 else 1 / 0  # type: ignore[return-value]
     with pytest.raises(ZeroDivisionError):
         trainer.train()
     again = build_trainer(DATA, CrossEntropy(), tmp_path)

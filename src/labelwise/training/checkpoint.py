@@ -33,6 +33,10 @@ class Checkpoints:
     folder: Path
     digest: str
 
+    def any(self) -> bool:
+        """Whether anything was ever committed."""
+        return bool(self._numbered())
+
     def save(self, state: dict[str, Any]) -> None:
         """Commit a state; when this returns it survives a crash.
 

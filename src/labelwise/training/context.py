@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class Context:
         num_epochs: epochs of the whole run.
         trains: numbers of the networks that learn in this phase.
         say: tells the user something once ("λ_u = 25, from an estimated noise rate of 0.52").
+        extras: the method's further modules by name.
+        progress: shows how far a long pass has come, as (done, of how many).
         eval_batch: batch size of passes without gradient.
     """
 
@@ -54,6 +56,8 @@ class Context:
     num_epochs: int
     trains: tuple[int, ...]
     say: Callable[[str], None]
+    extras: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    progress: Callable[[int, int], None] = lambda done, total: None
     eval_batch: int = 1024
 
     @property

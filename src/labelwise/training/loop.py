@@ -7,8 +7,9 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from labelwise.training.checkpoint import Checkpoints
 from labelwise.training.context import Context
 from labelwise.training.groups import Group, Groups
 from labelwise.training.journal import Journal
-from labelwise.training.method import Method, Pass, Phase, Step
+from labelwise.training.method import Measured, Method, Pass, Phase, Step
 from labelwise.training.optim import build_optimiser, set_lr
 from labelwise.training.ranks import Ranks
 from labelwise.training.trace import trace_columns, with_trace
@@ -85,8 +86,8 @@ class Trainer:
         seed: of everything random.
         checkpoints: where to commit.
         journal: where the epochs' figures go.
-        evaluate: gives figures at the end of an epoch ({"test_accuracy": 0.9}); may hold truth,
-            which is why the loop only calls it.
+        evaluate: gives figures at the end of an epoch ({"test_accuracy": 0.9}) for the networks
+            and what the method is judged by; may hold truth, which is why the loop only calls it.
         listener: shows progress.
         checkpoint_every: seconds between commits at least.
         should_stop: asked after every step.
@@ -101,7 +102,7 @@ class Trainer:
     seed: int
     checkpoints: Checkpoints
     journal: Journal
-    evaluate: Callable[[tuple[nn.Module, ...]], dict[str, float]]
+    evaluate: Callable[[tuple[nn.Module, ...], Measured], dict[str, float]]
     listener: Listener
     checkpoint_every: float = 15.0
     should_stop: Callable[[], bool] = lambda: False
@@ -109,18 +110,16 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.ranks = Ranks(self.fabric)
-        self.schedule = self.method.schedule
-        pairs = [
-            self.fabric.setup(network, build_optimiser(network, self.schedule))
-            for network in self.plain
-        ]
-        self.networks = tuple(network for network, _ in pairs)
-        self.optimisers = tuple(optimiser for _, optimiser in pairs)
+        self.position = Position()
+        self.networks = tuple(self.fabric.setup_module(network) for network in self.plain)
+        with Draw(self.seed, phase="extras").forked("weights"):
+            made = self.method.extras(self.plain[0])  # type: ignore[arg-type]
+        self.extras = nn.ModuleDict(made).to(self.store.device)
+        self._enter_part()
         size, peers = len(self.store), len(self.networks)
         trace = trace_columns(self.store.num_classes, size, peers)
         columns = (*self.method.all_columns(), *trace)
         self.ledger = Ledger(columns, peers, size, self.store.device, self.ranks.world > 1)
-        self.position = Position()
         self._clock = self._last_commit = time.monotonic()
 
     def train(self) -> None:
@@ -130,9 +129,10 @@ class Trainer:
             Interrupted: when `should_stop` said so; the run is committed first.
             UserError: when the loss is no longer finite.
         """
-        while self.position.epoch < self.schedule.epochs:
-            epoch = self.position.epoch
-            phases = with_trace(self.method.phases(epoch), self.method, epoch)
+        while self.position.epoch < self.method.num_epochs:
+            phases = self.part.phases(self.epoch)
+            if self.part.measures == "classes":
+                phases = with_trace(phases, self.part, self.epoch)
             while self.position.phase < len(phases):
                 self._run(phases[self.position.phase])
                 self.position.phase += 1
@@ -148,6 +148,20 @@ class Trainer:
             self.journal.forget_from(self.position.epoch)
         return state is not None
 
+    @property
+    def epoch(self) -> int:
+        """The epoch as the part of the method that is at work counts it."""
+        return self.method.part_at(self.position.epoch)[1]
+
+    def _enter_part(self) -> None:
+        """Take the part of the method that the position belongs to, with new optimisers."""
+        self.part = self.method.part_at(self.position.epoch)[0]
+        self.schedule = self.part.schedule
+        self.optimisers = tuple(
+            cast(torch.optim.Optimizer, self.fabric.setup_optimizers(optimiser))
+            for optimiser in (build_optimiser(network, self.schedule) for network in self.plain)
+        )
+
     # -- phases ------------------------------------------------------------------------------
 
     def _run(self, phase: Phase) -> None:
@@ -155,22 +169,38 @@ class Trainer:
         context = self._context(phase)
         for number, network in enumerate(self.networks):
             network.train(number in phase.trains)
+        self._freeze(phase, phase.frozen)
         if isinstance(phase.step, Pass):
             self.listener.phase(self.position.epoch, phase.name, 0, 1)
             for name, value in phase.step.run(context).items():
                 self.position.figures[name] = value
         else:
             self._steps(phase, phase.step, context)
+        self._freeze(phase, False)
         self.ledger.merge(self.ranks.world, self.ranks.sum, self.ranks.max)
         spent = self.position.phase_seconds
         spent[phase.name] = spent.get(phase.name, 0.0) + time.monotonic() - start
 
+    def _freeze(self, phase: Phase, frozen: bool) -> None:
+        """Hold the backbones of a phase's networks still, or let them go again."""
+        if not phase.frozen:
+            return
+        for number in phase.trains:
+            backbone = self.plain[number].get_submodule("backbone")
+            backbone.requires_grad_(not frozen).train(not frozen)
+
+    def _lr(self, phase: Phase) -> float:
+        if isinstance(phase.lr, str):
+            return self.ledger.decisions[phase.lr]
+        return self.schedule.lr_at(self.epoch) if phase.lr is None else phase.lr
+
     def _steps(self, phase: Phase, step: Step, context: Context) -> None:
         position = self.position
         if position.plan is None:
-            position.plan = phase.sampling.plan(context, self.schedule.batch_size)
+            size = phase.batch_size or self.schedule.batch_size
+            position.plan = phase.sampling.plan(context, size)
         steps = len(next(iter(position.plan.values())))
-        lr = self.schedule.lr_at(position.epoch) if phase.lr is None else phase.lr
+        lr = self._lr(phase)
         for number in phase.trains:
             set_lr(self.optimisers[number], lr)
         while position.step < steps:
@@ -260,10 +290,12 @@ class Trainer:
             views=self.views,
             draw=draw,
             ranks=self.ranks,
-            epoch=self.position.epoch,
+            extras=self.extras,
+            epoch=self.epoch,
             num_epochs=self.schedule.epochs,
             trains=phase.trains,
             say=self.say,
+            progress=partial(self.listener.phase, self.position.epoch, phase.name),
         )
 
     # -- epochs and commits ------------------------------------------------------------------
@@ -271,12 +303,15 @@ class Trainer:
     def _close_epoch(self) -> None:
         position = self.position
         start = time.monotonic()
-        with self.fabric.autocast():
-            figures = self.evaluate(self.plain)
+        figures: dict[str, float] = {}
+        if self.part.measured(self.epoch):
+            with self.fabric.autocast():
+                figures = self.evaluate(self.plain, self.part.measures)
         position.phase_seconds["evaluate"] = time.monotonic() - start
         row = {
             "epoch": position.epoch + 1,
-            "lr": self.schedule.lr_at(position.epoch),
+            **({} if self.part is self.method else {"stage": self.part.name}),
+            "lr": self.schedule.lr_at(self.epoch),
             **figures,
             **position.figures,
             "images": position.images,
@@ -288,10 +323,12 @@ class Trainer:
         self.listener.epoch(row)
         position.epoch, position.phase = position.epoch + 1, 0
         position.figures, position.phase_seconds, position.notes = {}, {}, []
-        if position.epoch == self.schedule.epochs:
+        if position.epoch == self.method.num_epochs:
             self.commit()
-        else:
-            self._pause()
+            return
+        if self.epoch == 0:
+            self._enter_part()
+        self._pause()
 
     def _pause(self) -> None:
         """Commit if it is time to, and stop if that was asked for; all ranks decide alike."""
@@ -326,18 +363,21 @@ class Trainer:
         return {
             "networks": [network.state_dict() for network in self.plain],
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "extras": self.extras.state_dict(),
             "ledger": self.ledger.state_dict(),
             "position": vars(self.position),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` gave."""
+        self.position = Position(**state["position"])
+        self._enter_part()
         for network, weights in zip(self.plain, state["networks"], strict=True):
             network.load_state_dict(weights)
+        self.extras.load_state_dict(state["extras"])
         for optimiser, held in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(held)
         self.ledger.load_state_dict(state["ledger"])
-        self.position = Position(**state["position"])
         device = self.store.device
         if self.position.plan is not None:
             self.position.plan = {k: v.to(device) for k, v in self.position.plan.items()}

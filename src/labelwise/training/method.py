@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from labelwise.config import MethodSettings, Schedule
 from labelwise.data.dataset import Kind
 from labelwise.data.ledger import Column
 from labelwise.errors import UserError
+from labelwise.models.network import Network
 from labelwise.training.context import Context
 from labelwise.training.groups import Groups
 from labelwise.training.sampling import Everything, Sampling
@@ -70,7 +71,10 @@ class Phase:
         sampling: which samples are drawn.
         judge: number of the network whose clean probability the groups carry; in co-training
             the peer of the one that learns.
-        lr: learning rate of this phase; None takes the schedule's.
+        lr: learning rate of this phase; None takes the schedule's, a name takes the decision of
+            that name from the ledger.
+        batch_size: samples a step and side, over all ranks; None takes the schedule's.
+        frozen: only the heads learn: the backbone is in eval mode and gets no gradient.
         clip: bound on the gradient norm of each network; None for no bound.
         warmup: whether the phase belongs to the warm-up.
     """
@@ -80,7 +84,9 @@ class Phase:
     trains: tuple[int, ...] = ()
     sampling: Sampling = field(default_factory=Everything)
     judge: int = 0
-    lr: float | None = None
+    lr: float | str | None = None
+    batch_size: int | None = None
+    frozen: bool = False
     clip: float | None = None
     warmup: bool = False
 
@@ -105,6 +111,8 @@ class Problem:
     shape: tuple[int, ...]
 
 
+Measured = Literal["classes", "features", "clusters"]
+
 BASE_COLUMNS = (
     Column("loss"),  # cross-entropy of the given label, unaugmented, eval mode (nats)
     Column("prediction", torch.int64, initial=-1),  # argmax of the same pass
@@ -122,6 +130,8 @@ class Method(ABC):
         paper_numbers: test accuracy in percent by table cell, best or last epoch, from the paper.
         presets: settings of the paper per noise level, by name.
         kinds: input kinds it can work on.
+        measures: what the end of an epoch is judged by: the class predictions, the features
+            (k-NN accuracy) or the clusters of the "clusters" head.
         Settings: the pydantic model of its settings; each field says its unit and source.
 
     Args:
@@ -134,6 +144,7 @@ class Method(ABC):
     paper_numbers: ClassVar[Mapping[str, float]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     kinds: ClassVar[frozenset[Kind]] = frozenset({"images", "embeddings"})
+    measures: ClassVar[Measured] = "classes"
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
 
     def __init__(self, **settings: Any) -> None:
@@ -169,6 +180,37 @@ class Method(ABC):
         """Rows of the largest forward with gradient per drawn sample: sides times views."""
         return 1
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of the largest forward with gradient, over all ranks."""
+        return self.schedule.batch_size * self.rows_per_sample
+
+    def measured(self, epoch: int) -> bool:
+        """Whether an epoch ends with a measurement; features and clusters cost a neighbour search.
+
+        They are measured some twenty times, and always in the last epoch.
+        """
+        if self.measures == "classes":
+            return True
+        return (self.schedule.epochs - 1 - epoch) % max(1, self.schedule.epochs // 20) == 0
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.schedule.epochs
+
+    def part_at(self, epoch: int) -> tuple[Method, int]:
+        """The method that an epoch of the run belongs to, and the epoch as that method counts.
+
+        A chain answers with one of its parts, any other method with itself.
+        """
+        return self, epoch
+
+    def pretraining(self, problem: Problem) -> tuple[str, ...]:
+        """Names of the pre-training that the method wants before it, in order; most want none."""
+        del problem
+        return ()
+
     def columns(self) -> tuple[Column, ...]:
         """The ledger columns the method needs beyond the loop's own."""
         return ()
@@ -180,6 +222,18 @@ class Method(ABC):
     def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
         """Extra network heads, freshly initialised; most methods need none."""
         del num_features, num_classes
+        return {}
+
+    def extras(self, network: Network) -> dict[str, nn.Module]:
+        """Further modules the method keeps beside the networks, freshly initialised.
+
+        They are state: checkpointed, resumed and handed to every step as `context.extras`. A
+        momentum encoder and a queue are such modules. Their names are unique over all methods.
+
+        Args:
+            network: the first peer as built, to be measured or copied.
+        """
+        del network
         return {}
 
     def default_schedule(self, problem: Problem) -> Schedule:
@@ -244,6 +298,10 @@ class Wrapper(Method):
         """As many as the base's; a wrapper that adds views adds them here."""
         return self.base.rows_per_sample
 
+    def pretraining(self, problem: Problem) -> tuple[str, ...]:
+        """As the base wants it."""
+        return self.base.pretraining(problem)
+
     def columns(self) -> tuple[Column, ...]:
         """The base's columns; a wrapper adds its own."""
         return self.base.columns()
@@ -251,6 +309,10 @@ class Wrapper(Method):
     def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
         """The base's heads; a wrapper adds its own."""
         return self.base.heads(num_features, num_classes)
+
+    def extras(self, network: Network) -> dict[str, nn.Module]:
+        """The base's further modules; a wrapper adds its own."""
+        return self.base.extras(network)
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """The base's schedule."""

@@ -1,4 +1,4 @@
-"""Optimisers: one SGD per network, fused where the device has it."""
+"""Optimisers: one per network, fused where the device has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from labelwise.config import Schedule
 
 
 def build_optimiser(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """SGD with momentum over all weights of one network, in one fused kernel."""
+    """SGD with momentum, or Adam, over all weights of one network, in one fused kernel."""
+    if schedule.optimiser == "adam":
+        return torch.optim.Adam(
+            network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
+        )
     return torch.optim.SGD(
         network.parameters(),
         lr=schedule.lr,

@@ -68,6 +68,19 @@ class Ranks:
         rows = rows.detach()
         return rows if self.world == 1 else self.gather(rows).transpose(0, 1).flatten(0, 1)
 
+    def everyone(self, rows: Tensor) -> Tensor:
+        """The rows (V, b, ...) of every rank, rank after rank (V, b · world, ...), with gradient.
+
+        The gradient that other ranks' losses give to these rows comes back through the
+        collective; after data-parallel averaging a loss that is the mean over the ranks has the
+        gradient that one process with all rows would have.
+        """
+        if self.world == 1:
+            return rows
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(all_gather(rows), dim=1)  # type: ignore[no-untyped-call]
+
     def own(self, whole: Tensor) -> Tensor:
         """This rank's rows of the global batch: the inverse of `whole`."""
         return whole if self.world == 1 else whole[self.rank :: self.world]
