@@ -23,12 +23,12 @@ from labelwise.losses.classification import (
 )
 from labelwise.selection.split import split_by_clean
 from labelwise.training.context import Context
-from labelwise.training.deciding import Decide
+from labelwise.training.deciding import Decide, Rule
 from labelwise.training.groups import Groups, add_views
 from labelwise.training.method import Method, Phase, Problem, Step
 from labelwise.training.mixing import mix_groups
 from labelwise.training.sampling import Sampling, batch_rows, deal
-from labelwise.training.scoring import FitMixture, Score
+from labelwise.training.scoring import EARLY, FitMixture, Score
 from labelwise.training.steps import Supervised, mean_over_views
 
 HISTORY = "recent_losses"
@@ -251,6 +251,8 @@ class DivideMix(Method):
     Settings = DivideMixSettings
     settings: DivideMixSettings
 
+    decided: ClassVar[tuple[str, ...]] = ("lambda_u", "threshold", "loss_window")
+
     @property
     def num_peers(self) -> int:
         """Two."""
@@ -262,8 +264,8 @@ class DivideMix(Method):
         return 2 * self.settings.num_views
 
     def columns(self) -> tuple[Column, ...]:
-        """The last epochs' losses, for the mean that severe noise needs."""
-        return (Column(HISTORY, shape=(WINDOW,)),)
+        """The last epochs' losses, for the mean that severe noise needs; the first ones to show."""
+        return (Column(HISTORY, shape=(WINDOW,)), EARLY)
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """Semi-supervised learning needs iterations: more than cross-entropy."""
@@ -292,21 +294,24 @@ class DivideMix(Method):
             )
         return phases
 
+    def rule(self) -> Rule:
+        """How the settings in `decided` follow from the estimated noise rate."""
+        return settings_rule
+
     def divide(self, first: bool, scored: int) -> list[Phase]:
         """Score, fit the mixture and, the first time, decide the settings left open."""
         family = self.settings.mixture
         phases = [
-            Phase("score", Score(HISTORY)),
+            Phase("score", Score(HISTORY, first)),
             Phase(
                 "mixture",
                 WindowedMixture(family, HISTORY, min(scored, WINDOW), self.settings.revive),
             ),
         ]
         if first:
-            names = ("lambda_u", "threshold", "loss_window")
-            values = ((name, getattr(self.settings, name)) for name in names)
+            values = ((name, getattr(self.settings, name)) for name in self.decided)
             given = tuple((name, float(value)) for name, value in values if value is not None)
-            phases.append(Phase("decide", Decide(settings_rule, given)))
+            phases.append(Phase("decide", Decide(self.rule(), given)))
         return phases
 
     def mixmatch(self, age: int) -> MixMatch:

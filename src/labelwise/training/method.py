@@ -206,10 +206,14 @@ class Method(ABC):
         """
         return self, epoch
 
-    def pretraining(self, problem: Problem) -> tuple[str, ...]:
-        """Names of the pre-training that the method wants before it, in order; most want none."""
+    def pretraining(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
+        """The pre-training that the method wants before it, in order; most want none.
+
+        Returns:
+            Names, each with the settings that differ from its own defaults.
+        """
         del problem
-        return ()
+        return {}
 
     def columns(self) -> tuple[Column, ...]:
         """The ledger columns the method needs beyond the loop's own."""
@@ -298,7 +302,7 @@ class Wrapper(Method):
         """As many as the base's; a wrapper that adds views adds them here."""
         return self.base.rows_per_sample
 
-    def pretraining(self, problem: Problem) -> tuple[str, ...]:
+    def pretraining(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
         """As the base wants it."""
         return self.base.pretraining(problem)
 

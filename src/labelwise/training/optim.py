@@ -14,13 +14,19 @@ def build_optimiser(network: nn.Module, schedule: Schedule) -> torch.optim.Optim
         return torch.optim.Adam(
             network.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, fused=True
         )
-    return torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         network.parameters(),
         lr=schedule.lr,
         momentum=schedule.momentum,
         weight_decay=schedule.weight_decay,
         fused=True,
     )
+    if schedule.momentum:
+        # A weight may get its first gradient late (a head that another phase trains); the fused
+        # kernel wants all momenta or none. Zero is what the first step assumes.
+        for weight in network.parameters():
+            optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimiser
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

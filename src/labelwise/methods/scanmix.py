@@ -1,0 +1,189 @@
+"""ScanMix: self-supervision, semantic clustering and semi-supervised learning in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from labelwise.data.dataset import Kind
+from labelwise.data.ledger import Column
+from labelwise.methods.c2d import C2D, C2DSettings
+from labelwise.methods.dividemix import MixMatch, settings_rule
+from labelwise.models.heads import Linear
+from labelwise.pretraining.scan import Consistency
+from labelwise.training.context import Context
+from labelwise.training.deciding import Rule
+from labelwise.training.groups import Groups
+from labelwise.training.method import Phase, Problem
+from labelwise.training.neighbourhood import (
+    CountKept,
+    MineNeighbours,
+    NeighbourPairs,
+    neighbour_column,
+)
+
+SEVERE = 0.6
+"""Predicted noise rate above which clustering leads and views are strong (authors' code)."""
+
+
+class ScanMixSettings(C2DSettings):
+    """Settings of ScanMix. None means: chosen from the estimated noise rate, and said."""
+
+    num_neighbours: int = Field(20, ge=1, le=1000, description="K, mined neighbours per image")
+    entropy_weight: float = Field(5.0, ge=0, description="λ_e of the entropy of the mean (5; 2)")
+    cluster_lr: float | None = Field(
+        None, gt=0, description="learning rate of the clustering pass (1e-3, or 1e-5 at ≤ 60 %)"
+    )
+    cluster_batch: int = Field(128, ge=4, description="pairs a step of the clustering pass")
+    cluster_view: str = Field("strong", description="view policy of the clustering pass")
+    estep_filter: bool = Field(
+        True, description="keep a neighbour only if the peer predicts the anchor's class for it"
+    )
+    strong_views: bool | None = Field(
+        None, description="strong views in the MixMatch pass (above 60 % noise)"
+    )
+    strong_view: str = Field("strong", description="what a strong view is")
+
+
+@dataclass(frozen=True)
+class ChosenMixMatch(MixMatch):
+    """MixMatch on weak or strong views, as was decided from the predicted noise.
+
+    Args:
+        strong: view policy under severe noise.
+    """
+
+    strong: str = "strong"
+
+    def views(self, context: Context, groups: Groups) -> Groups:
+        """MixMatch's views under the chosen policy."""
+        name = self.strong if context.ledger.decisions["strong_views"] else self.view
+        return replace(self, view=name, strong=name).mixmatch(context, groups)
+
+    def mixmatch(self, context: Context, groups: Groups) -> Groups:
+        """The views of MixMatch itself."""
+        return super().views(context, groups)
+
+
+def scanmix_rule(rate: float, num_classes: int) -> dict[str, float]:
+    """DivideMix's settings and ScanMix's own from the estimated noise rate."""
+    severe = rate > SEVERE
+    return {
+        **settings_rule(rate, num_classes),
+        "cluster_lr": 1e-3 if severe else 1e-5,
+        "strong_views": float(severe),
+    }
+
+
+class ScanMix(C2D):
+    """Expectation-maximisation over who is whose semantic neighbour, and DivideMix in turn.
+
+    The latent variable of the EM view (section 3.2) is z_ji: whether image j is of image i's
+    semantic cluster.
+
+    *E-step.* q(z_ji) = 1 if x_j is among the K nearest neighbours of x_i in the self-supervised
+    features **and** the classifier predicts one class for both; else 0
+    (`labelwise.training.neighbourhood.kept`). The predictions are the peer's.
+
+    *M-step.* Two losses in turn, in every epoch: ℓ_MLE, the semi-supervised loss of DivideMix
+    (`MixMatch`), and ℓ_CLU = -mean_i Σ_j q(z_ji) log(p_i · p_j) - λ_e H(mean p)
+    (`labelwise.pretraining.scan.Consistency`), each with its own learning rate and batch. The
+    classes and the clusters are two linear heads on one backbone; both losses train it.
+
+    Before: SimCLR, then SCAN on the neighbours mined from it, then a warm-up of the class heads on
+    frozen features.
+
+    Differences from the paper:
+        1. One neighbour per anchor and iteration is drawn from those that the E-step keeps (as in
+           the authors' code), not the sum over all; an anchor without any is left out.
+        2. Predictions of the E-step are those of the epoch's scoring pass, unaugmented.
+        3. Where the predicted noise is at most 60 %, the clustering pass has a learning rate of
+           1e-5 (authors' code), that is, next to nothing; `cluster_lr` sets it.
+        4. λ_e is 5 (SCAN's practice, the authors' code), the text says 2.
+        5. Collapsed clusters are noticed (`WatchClusters`); the run then goes on as C2D.
+        6. Embeddings skip SimCLR: they are features already.
+        7. Those of `labelwise.methods.c2d.C2D`.
+    """
+
+    name = "scanmix"
+    summary = "self-supervised features, semantic clusters and DivideMix in turn: severe noise"
+    citation = (
+        "Sachdeva, Cordeiro, Belagiannis, Reid, Carneiro, ScanMix, Pattern Recognition 2023, "
+        "arXiv 2103.11395"
+    )
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"images", "embeddings"})
+    paper_numbers: ClassVar = {
+        "cifar10 symmetric 20 last": 95.7,
+        "cifar10 symmetric 50 last": 93.9,
+        "cifar10 symmetric 80 last": 92.6,
+        "cifar10 symmetric 90 last": 90.3,
+        "cifar10 asymmetric 40 last": 93.4,
+        "cifar100 symmetric 20 last": 76.0,
+        "cifar100 symmetric 50 last": 75.4,
+        "cifar100 symmetric 80 last": 65.0,
+        "cifar100 symmetric 90 last": 58.2,
+    }
+    Settings: ClassVar = ScanMixSettings
+    decided: ClassVar[tuple[str, ...]] = (*C2D.decided, "cluster_lr", "strong_views")
+    settings: ScanMixSettings
+
+    def pretraining(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
+        """SimCLR for images, then SCAN with this method's neighbours and λ_e."""
+        own = self.settings
+        scan = {"num_neighbours": own.num_neighbours, "entropy_weight": own.entropy_weight}
+        return ({"simclr": {}} if problem.kind == "images" else {}) | {"scan": scan}
+
+    def rule(self) -> Rule:
+        """DivideMix's and ScanMix's own."""
+        return scanmix_rule
+
+    def mixmatch(self, age: int) -> MixMatch:
+        """DivideMix's step, on the views that were decided."""
+        step = super().mixmatch(age)
+        own = {name: getattr(step, name) for name in ("view", "num_views", "temperature", "alpha")}
+        return ChosenMixMatch(**own, ramp=step.ramp, strong=self.settings.strong_view)
+
+    def columns(self) -> tuple[Column, ...]:
+        """DivideMix's, and the neighbours."""
+        return (*super().columns(), neighbour_column(self.settings.num_neighbours))
+
+    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+        """The cluster head."""
+        return {"clusters": Linear(num_features, num_classes)}
+
+    def divide(self, first: bool, scored: int) -> list[Phase]:
+        """Score, divide, decide; and mine the neighbours where no part before has done so."""
+        phases = super().divide(first, scored)
+        mine = [Phase("neighbours", MineNeighbours(self.settings.num_neighbours))] if first else []
+        return [*mine, *phases, Phase("filter", CountKept())] if self.filters else [*mine, *phases]
+
+    @property
+    def filters(self) -> bool:
+        """Whether the E-step looks at predictions."""
+        return self.settings.estep_filter
+
+    def phases(self, epoch: int) -> list[Phase]:
+        """C2D's, and after the division of both networks the clustering pass of both."""
+        phases = super().phases(epoch)
+        if phases[0].warmup:
+            return phases
+        settings = self.settings
+        step = Consistency(settings.cluster_view, settings.entropy_weight)
+        for number in range(self.num_peers):
+            judge = (number + 1) % self.num_peers
+            phases.append(
+                Phase(
+                    f"cluster-{number}",
+                    step,
+                    (number,),
+                    NeighbourPairs(judge if self.filters else None),
+                    judge=judge,
+                    lr="cluster_lr",
+                    batch_size=settings.cluster_batch,
+                )
+            )
+        return phases
