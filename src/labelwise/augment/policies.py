@@ -174,7 +174,7 @@ class Strong(RandAugment):
 
     @classmethod
     def for_data(cls, options: ViewOptions) -> Self:
-        """Pad by an eighth of the side, flip where the data allow it; tiny images have their own."""
+        """Pad by an eighth of the side, flip where allowed; tiny images have their own view."""
         view = super().for_data(options)
         if options.kind == "embeddings" or max(options.size) > SMALL:
             return view
