@@ -193,3 +193,73 @@ def judged_elsewhere(run: Path) -> Path:
     path.write_text(json.dumps(described), encoding="utf-8")
     (run / "metrics.jsonl").unlink()
     return run
+
+
+STAGES = (("simclr", 6), ("scan", 4), ("scanmix", 5))
+"""Names and epochs of the stages of `staged`."""
+
+
+def stage_row(stage: str, epoch: int, known: bool) -> dict[str, Any]:
+    """What an epoch (from 0) of a stage has in `metrics.jsonl`; `known`: whether the truth is."""
+    accuracy, purity = ("accuracy", "purity") if known else ("agreement", "agreement")
+    if stage == "simclr":
+        measured = {
+            f"knn_{accuracy}": 0.4 + 0.05 * epoch,
+            f"neighbour_{purity}": 0.3 + 0.05 * epoch,
+        }
+        terms = {"contrast/contrast": 5.0 - 0.5 * epoch}
+        return {**(measured if epoch % 2 else {}), **terms, "phase_seconds": {"contrast": 2.0}}
+    if stage == "scan":
+        measured = {f"cluster_{accuracy}": 0.6 + 0.1 * epoch, "clusters_used": 1.0}
+        terms = {"cluster/consistency": 2.0 - 0.1 * epoch, "cluster/entropy": -1.0}
+        return {**measured, **terms, "phase_seconds": {"cluster": 7.0}}
+    row: dict[str, Any] = {"test_accuracy": 0.5 + 0.07 * epoch, "phase_seconds": {"mix-0": 30.0}}
+    if epoch == 0:
+        return row | {"warmup-0/cross_entropy": 2.0, "warmup-1/cross_entropy": 2.2}
+    row |= {"clean_fraction_0": 0.8, "clean_fraction_1": 0.7, "estimated_noise_rate": 0.2}
+    row |= {"kept_neighbours_0": 0.5 + 0.1 * epoch, "kept_neighbours_1": 0.4 + 0.1 * epoch}
+    for peer in range(2):
+        row |= {f"cluster-{peer}/consistency": 1.0, f"cluster-{peer}/entropy": -3.0 + peer}
+        row |= {f"divide-{peer}/labelled": 1.5, f"divide-{peer}/unlabelled": 0.5}
+    return row
+
+
+def staged(run: Path) -> Path:
+    """Make a run one of ScanMix: SimCLR, SCAN, then the method."""
+    path = run / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["config"] |= {"method": "sanm+scanmix", "pretrain": "simclr+scan"}
+    path.write_text(json.dumps(described), encoding="utf-8")
+    known = bool(described["data"]["truth_known"])
+    rows = [
+        {"stage": stage, **stage_row(stage, epoch, known)}
+        for stage, epochs in STAGES
+        for epoch in range(epochs)
+    ]
+    text = "\n".join(json.dumps({"epoch": k + 1, **row}) for k, row in enumerate(rows))
+    (run / "metrics.jsonl").write_text(text, encoding="utf-8")
+    return run
+
+
+def with_early_losses(run: Path, spread: float = 0.5, method: str | None = None) -> Path:
+    """Add losses of the first scoring, larger for wrong labels; the first 5 were not trained on.
+
+    Args:
+        run: the folder.
+        spread: standard deviation; the two groups' means are 1 and 2.5.
+        method: its new name, or None.
+    """
+    random = np.random.default_rng(4)
+    with np.load(run / "evidence.npz") as file:
+        arrays = dict(file)
+    wrong = arrays["loss"] > 0.5
+    loss = np.where(wrong, 2.5, 1.0) + spread * random.standard_normal(len(wrong))
+    loss[:5] = np.nan
+    np.savez(run / "evidence.npz", **arrays, early_loss=loss.astype(np.float32))
+    path = run / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["data"]["input_hash"] = "fedcba9876543210"
+    if method is not None:
+        described["config"]["method"] = method
+    path.write_text(json.dumps(described), encoding="utf-8")
+    return run

@@ -19,7 +19,7 @@ from labelwise.config import MethodSettings
 from labelwise.data.dataset import Dataset
 from labelwise.data.ledger import Column, Ledger
 from labelwise.data.store import Store, input_statistics
-from labelwise.models.build import NetworkSpec, auto_model, build_network
+from labelwise.models.build import HeadFactory, NetworkSpec, auto_model, build_network
 from labelwise.models.network import Backbone, Network
 from labelwise.rng import Draw
 from labelwise.training.checkpoint import Checkpoints
@@ -93,10 +93,14 @@ class Smooth(Backbone):
         return features
 
 
-def smooth_network(data: Dataset, number: int = 0, seed: int = 0) -> Network:
+def smooth_network(
+    data: Dataset, number: int = 0, seed: int = 0, heads: HeadFactory | None = None
+) -> Network:
     """A `Network` on the `Smooth` backbone, initialised from a position-keyed draw."""
     with Draw(seed, phase=f"smooth-{number}").forked("weights"):
-        return Network(Smooth.build(data.shape), data.num_classes, *input_statistics(data.inputs))
+        backbone = Smooth.build(data.shape)
+        extra = heads(backbone.num_features, data.num_classes) if heads else None
+        return Network(backbone, data.num_classes, *input_statistics(data.inputs), extra)
 
 
 def usual_network(data: Dataset, method: Method, number: int, seed: int = 0) -> nn.Module:

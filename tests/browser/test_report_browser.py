@@ -15,7 +15,13 @@ from chromium import Chromium, Tab, find_chromium
 
 from labelwise.audit.decisions import apply_decisions
 from labelwise.audit.report import write_report
-from report_runs import judged_elsewhere, write_full_run, write_run
+from report_runs import (
+    judged_elsewhere,
+    staged,
+    with_early_losses,
+    write_full_run,
+    write_run,
+)
 
 PROGRAM = find_chromium()
 pytestmark = [
@@ -116,7 +122,8 @@ def downloaded(browser: Chromium, tab: Tab) -> Path:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
-    "kind", ["hostile names", "old", "embeddings", "many classes", "judged elsewhere"]
+    "kind",
+    ["hostile names", "old", "embeddings", "many classes", "judged elsewhere", "stages", "beside"],
 )
 def test_page_opens_quietly(
     browser: Chromium, run: Path, tmp_path: Path, kind: str, width: int
@@ -130,7 +137,12 @@ def test_page_opens_quietly(
     elif kind == "many classes":
         names = tuple(f"a class with the number {k}" for k in range(60))
         run = write_full_run(tmp_path, classes=names, num_samples=900)
-    write_report(run)
+    elif kind in ("stages", "beside"):
+        run = with_early_losses(staged(write_full_run(tmp_path / "a_rather_long_name" / kind)))
+    beside = None
+    if kind == "beside":
+        beside = with_early_losses(write_full_run(tmp_path / ("another_long_name_" * 8)))
+    write_report(run, beside)
     tab = browser.open((run / "report.html").as_uri(), width, dark=kind == "old")
     assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
     assert len(shown(tab)) == 24
@@ -138,6 +150,14 @@ def test_page_opens_quietly(
     assert tab.run(broken) == 0
     for control in ("given", "text", "sort"):
         choose(tab, control, {"given": "0", "text": "zzz", "sort": "given"}[control])
+    if kind in ("stages", "beside"):
+        drawn = "[...document.querySelectorAll('#stages svg, #early svg[role=img]')]"
+        boxes = f"{drawn}.map((s) => s.getBoundingClientRect()).filter((b) => b.width > 0)"
+        assert tab.run(f"{boxes}.every((b) => b.left >= 0 && b.right <= window.innerWidth)")
+        panels = "document.querySelectorAll('#early svg[role=img]').length"
+        assert tab.run(panels) == (2 if kind == "beside" else 1)
+        assert tab.run("document.querySelectorAll('#stages tbody tr').length") == 3
+        assert tab.run("document.querySelectorAll('#stages figure').length") == 4
     tab.run("[...document.querySelectorAll('details')].forEach((d) => d.open = true)")
     assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
     assert tab.complaints() == []

@@ -19,6 +19,8 @@ import pytest
 import torch
 
 from labelwise.methods import parse_method
+from labelwise.pretraining.scan import SCAN
+from labelwise.training.chain import Chain
 from labelwise.training.engine import launch
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Interrupted, Trainer
@@ -36,12 +38,27 @@ SPECS = {
     "dividemix": ("dividemix", {"lambda_u": 25.0}),
     "coteaching": ("coteaching", {"noise_rate": 0.4, "ramp_epochs": 1}),
     "extra-view+dividemix": ("dividemix", {"lambda_u": 25.0}),
+    "c2d": ("c2d", {"lambda_u": 25.0}),
+    "scan>scanmix": (
+        "scanmix",
+        {
+            "lambda_u": 25.0,
+            "num_neighbours": 5,
+            "cluster_batch": 16,
+            "cluster_lr": 0.01,
+            "strong_views": False,
+        },
+    ),
 }
+SCAN_FIRST = {"num_neighbours": 5, "epochs": 1, "batch_size": 16, "view": "weak"}
+EPOCHS = {"scan>scanmix": 4}
 
 
 def method_for(name: str) -> Method:
     spec, settings = SPECS[name]
     method = parse_method(spec, settings)
+    if name.startswith("scan>"):
+        return Chain(SCAN(**SCAN_FIRST), method)
     return ExtraView(method) if name.startswith("extra-view") else method
 
 
@@ -65,7 +82,8 @@ class Watched(Trainer):
 def run(name: str, folder: Path, fabric: Any) -> dict[str, Any]:
     """A short run, and what it left behind on this process."""
     method = method_for(name)
-    networks = [smooth_network(DATA, number) for number in range(method.num_peers)]
+    peers = range(method.num_peers)
+    networks = [smooth_network(DATA, number, heads=method.heads) for number in peers]
     folder.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(
         DATA, method, folder, schedule=SCHEDULE, networks=networks, fabric=fabric, kind=Watched
@@ -255,7 +273,7 @@ def test_run_ends_as_one_process_ends(name: str) -> None:
 def test_journal_is_written_once(name: str) -> None:
     first, _ = two_processes()
     rows = first[name]["rows"]
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["epoch"] for row in rows] == list(range(1, EPOCHS.get(name, 3) + 1))
     for ours, theirs in zip(rows, one_process(name)["rows"], strict=True):
         assert ours.keys() == theirs.keys()
 

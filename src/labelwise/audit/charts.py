@@ -61,6 +61,7 @@ class Chart:
         y_ticks: marks of the vertical axis.
         lines: drawn over the bars.
         bars: drawn first.
+        note: one sentence for those who do not know the figure, or "".
     """
 
     title: str
@@ -71,6 +72,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     lines: tuple[Series, ...] = ()
     bars: tuple[Bars, ...] = ()
+    note: str = ""
     width: int = field(default=WIDTH, init=False)
     height: int = field(default=HEIGHT, init=False)
     left: int = field(default=LEFT, init=False)
@@ -171,6 +173,7 @@ def lines_chart(
     y_label: str,
     percent: bool = False,
     words: str = "",
+    note: str = "",
 ) -> Chart | None:
     """A chart of figures per epoch; None where no figure was recorded.
 
@@ -181,6 +184,7 @@ def lines_chart(
         y_label: name and unit of the vertical axis.
         percent: the values are fractions in [0, 1].
         words: what the chart shows; empty names the first and last values.
+        note: a sentence of explanation, or "".
     """
     table = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
     table = {name: values for name, values in table.items() if np.isfinite(values).any()}
@@ -203,7 +207,8 @@ def lines_chart(
         for name, values in table.items()
         for ends in [values[np.isfinite(values)]]
     )
-    return Chart(title, f"{title} by epoch: {words}.", "epoch", y_label, x_ticks, y_ticks, lines)
+    words = f"{title} by epoch: {words}."
+    return Chart(title, words, "epoch", y_label, x_ticks, y_ticks, lines, note=note)
 
 
 def _one_digit(value: float) -> float:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from labelwise.audit.run_files import RunFiles
+from labelwise.audit.stages import in_words, read_stages
 
 SCHEDULE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
 RUN_OPTIONS = (
+    "pretrain",
+    "init",
     "plant",
     "model",
     "seed",
@@ -95,8 +98,10 @@ def about(run: RunFiles) -> str:
         text += f" {external['pred_probs']}, computed elsewhere"
         text += f", and the features in {external['features']}." if external["features"] else "."
     else:
-        epochs = run.summary.get("epochs", len(run.epochs))
+        stages = read_stages(run)
+        epochs = len(stages[-1].rows) if stages else run.summary.get("epochs", len(run.epochs))
         text += f". Trained with {config['method']} for {epochs} epoch{'s' * (epochs != 1)}"
+        text += f" after {in_words(stages)}" * bool(stages[:-1])
         text += f" ({config.get('model', 'auto')}, seed {config.get('seed', 0)})."
     noise = run.described.get("noise")
     if noise:

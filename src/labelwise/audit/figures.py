@@ -1,21 +1,17 @@
-"""The report's charts: the loss histogram with its two components, and the curves."""
+"""The report's charts of the final labels: the loss histogram and the reliability curve."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from labelwise.audit.charts import Axes, Bars, Chart, lines_chart
+from labelwise.audit.charts import Axes, Bars, Chart
 from labelwise.audit.run_files import RunFiles
 
 BINS = 56
 TAIL = 0.999
 """The last bar holds the losses above this quantile, so that a few do not squeeze the rest."""
-MOST_LINES = 6
 CURVES = ("reliability", "reliability_truth")
 """Reliability by planted wrong labels, and by the true labels where they are known."""
 ROOT_FROM = 6.0
@@ -184,75 +180,3 @@ def _bins(planted: np.ndarray | None, truth: np.ndarray | None) -> tuple[Bin, ..
 
 def _share(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def curves(run: RunFiles) -> list[Chart]:
-    """Figures per epoch: accuracy, what is believed right, losses, time; those that exist."""
-    rows = run.epochs
-    epochs = [float(row["epoch"]) for row in rows]
-    names = dict.fromkeys(name for row in rows for name in row)
-    shares = {}
-    if "estimated_noise_rate" in names:
-        shares["estimated noise rate"] = _column(rows, "estimated_noise_rate")
-    for name in names:
-        if found := re.fullmatch(r"clean_fraction(?:_(\d+))?", name):
-            number = found[1]
-            label = f"judged right, network {int(number) + 1}" if number else "judged right"
-            shares[label] = _column(rows, name)
-    charts = (
-        lines_chart(
-            "Test accuracy",
-            {"test accuracy": _column(rows, "test_accuracy")},
-            epochs,
-            "test accuracy",
-            percent=True,
-        ),
-        lines_chart(
-            "Labels judged right and wrong", _first(shares), epochs, "share of labels", percent=True
-        ),
-        lines_chart("Training loss by term", _terms(rows), epochs, "loss term (weighted)"),
-        lines_chart("Time by phase", _seconds(rows), epochs, "seconds per epoch"),
-    )
-    return [chart for chart in charts if chart is not None]
-
-
-def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
-    return [_number(row.get(name)) for row in rows]
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def _terms(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Loss terms ("divide-0/labelled"), averaged over peers; all-zero ones are left out."""
-    return _merged(rows, lambda row: {k: v for k, v in row.items() if "/" in k}, np.mean)
-
-
-def _seconds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Seconds by phase, summed over peers; phases that take next to no time are left out."""
-    columns = _merged(rows, lambda row: row.get("phase_seconds") or {}, np.sum)
-    total = sum(np.nansum(values) for values in columns.values())
-    return {n: values for n, values in columns.items() if np.nansum(values) > 0.01 * total}
-
-
-def _merged(
-    rows: list[dict[str, Any]],
-    pick: Callable[[dict[str, Any]], Mapping[str, Any]],
-    join: Callable[[list[float]], Any],
-) -> dict[str, list[float]]:
-    """Join the columns of the peers ("mix-0/loss" and "mix-1/loss"); the largest few stay."""
-    merged: dict[str, list[float]] = {}
-    for place, row in enumerate(rows):
-        groups: dict[str, list[float]] = {}
-        for key, value in pick(row).items():
-            name = re.sub(r"-\d+(?=/|$)", "", key).replace("/", ": ").replace("_", " ")
-            groups.setdefault(name, []).append(_number(value))
-        for name, values in groups.items():
-            merged.setdefault(name, [float("nan")] * len(rows))[place] = float(join(values))
-    lively = {n: v for n, v in merged.items() if np.any(np.abs(np.nan_to_num(v)) > 0)}
-    return _first(dict(sorted(lively.items(), key=lambda item: -float(np.nanmax(item[1])))))
-
-
-def _first(columns: dict[str, list[float]]) -> dict[str, list[float]]:
-    return dict(list(columns.items())[:MOST_LINES])

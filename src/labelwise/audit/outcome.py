@@ -19,7 +19,10 @@ from labelwise.audit.fusion import (
 )
 from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Dataset, Truth
+from labelwise.data.ledger import Ledger
 from labelwise.estimation.consensus import Consensus
+from labelwise.noise.planting import Planted
+from labelwise.training.scoring import EARLY
 
 GRID = 200
 
@@ -80,8 +83,37 @@ def audit_figures(data: Dataset, found: Verdicts, truth: Truth | None) -> dict[s
     return figures
 
 
-def evidence_arrays(data: Dataset, found: Verdicts, truth: Truth | None) -> dict[str, np.ndarray]:
-    """What the report shows beyond the table, as arrays for `evidence.npz`."""
+def early_losses(ledger: Ledger, planted: Planted | None) -> np.ndarray | None:
+    """The losses of the run's first scoring (N) nats, the mean over networks.
+
+    NaN where the given label was not trained on, because another was planted in its place.
+
+    Args:
+        ledger: of the finished run.
+        planted: labels made wrong on purpose.
+
+    Returns:
+        None where the method keeps no such losses.
+    """
+    if EARLY.name not in ledger or bool((ledger[EARLY.name] < 0).any()):
+        return None
+    loss = _numpy(ledger[EARLY.name].mean(dim=0)).copy()
+    if planted is not None:
+        loss[_numpy(planted.rows)] = np.nan
+    return loss
+
+
+def evidence_arrays(
+    data: Dataset, found: Verdicts, truth: Truth | None, early: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What the report shows beyond the table, as arrays for `evidence.npz`.
+
+    Args:
+        data: the samples with their given labels.
+        found: what the audit says of them.
+        truth: the true labels, where they are known.
+        early: losses of the first scoring (N), or None (`early_losses`).
+    """
     grid = torch.linspace(0, 1, GRID, dtype=torch.float64)
     fit = found.fit
     worst, neighbours = found.worst, found.neighbours
@@ -99,6 +131,8 @@ def evidence_arrays(data: Dataset, found: Verdicts, truth: Truth | None) -> dict
     }
     if len(found.planted_quality):
         arrays["reliability"] = _planted_curve(found)
+    if early is not None:
+        arrays[EARLY.name] = early
     if truth is not None:
         right = _numpy(data.labels == truth.labels)
         arrays["reliability_truth"] = true_reliability(_numpy(found.quality.double()), right)

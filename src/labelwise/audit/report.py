@@ -12,11 +12,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelwise.audit import facts, figures, tallies
+from labelwise.audit import curves, facts, figures, tallies
 from labelwise.audit.cards import build_cards
 from labelwise.audit.copies import build_copies
+from labelwise.audit.early import early_figure
 from labelwise.audit.run_files import RunFiles, read_run
-from labelwise.data.files import write_atomically
+from labelwise.audit.stages import FIGURES, read_stages
+from labelwise.data.files import at_home, write_atomically
 from labelwise.training.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -39,25 +41,29 @@ COLUMNS = {
 EXTERNAL_COLUMNS = {"predicted_label": "most probable class by the probabilities that were given"}
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, beside: Path | None = None) -> Path:
     """Write `report.html` of a finished run folder and return its path.
 
     The page holds its style and pictures itself: it opens offline and can be sent by mail.
 
     Args:
         run: the folder; only its files are read, not the data.
+        beside: the folder of another run on the same samples and given labels, whose losses right
+            after the warm-up are drawn beside this run's.
 
     Raises:
-        UserError: a file of the run is missing or broken (named), or the page cannot be written.
+        UserError: a file of a run is missing or broken (named), the other run is on other data, or
+            the page cannot be written.
     """
     path = RunFolder(Path(run)).report
-    page = render(read_run(Path(run)))
+    other = None if beside is None else read_run(at_home(beside))
+    page = render(read_run(Path(run)), other)
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
     return path
 
 
-def render(run: RunFiles) -> str:
-    """The page of a run as HTML."""
+def render(run: RunFiles, beside: RunFiles | None = None) -> str:
+    """The page of a run as HTML; `beside` as in `write_report`."""
     from markupsafe import Markup
 
     environment = _environment()
@@ -82,9 +88,11 @@ def render(run: RunFiles) -> str:
         images=run.data["kind"] == "images",
         truth_known=run.labels.truth is not None,
         loss=figures.loss_figure(run),
+        early=early_figure(run, beside),
         trained=bool(run.epochs),
         external=bool(run.described.get("external")),
-        curves=figures.curves(run) if run.epochs else [],
+        curves=curves.curves(run) if run.epochs else [],
+        **_stages(run),
         classes=run.classes,
         class_rows=tallies.class_rows(run.labels, run.classes),
         columns=_columns(run),
@@ -100,6 +108,18 @@ def render(run: RunFiles) -> str:
         configuration=json.dumps(run.config, indent=2, ensure_ascii=False),
         **_mistaken(run),
     )
+
+
+def _stages(run: RunFiles) -> dict[str, Any]:
+    """The stages, the figures that any of them has, and their curves."""
+    stages = read_stages(run)
+    known = {name for stage in stages for name in stage.figures}
+    judged = {
+        name: words if words.startswith("k-NN") else words.capitalize()
+        for name, words in FIGURES.items()
+        if name in known
+    }
+    return {"stages": stages, "judged": judged, "stage_charts": curves.stage_charts(run)}
 
 
 def _columns(run: RunFiles) -> dict[str, str]:
@@ -150,5 +170,6 @@ def _environment() -> Environment:
     environment.filters["exact"] = json.dumps
     environment.filters["percent"] = facts.percent
     environment.filters["chance"] = facts.chance
+    environment.filters["duration"] = facts.duration
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment

@@ -197,6 +197,7 @@ def _check_optional(
     wanted: dict[str, tuple[int, ...]] = {
         **dict.fromkeys(("transition", "transition_low", "transition_high"), square),
         "evidence": (num_samples, len(arrays.get("evidence_names", ()))),
+        "early_loss": (num_samples,),
     }
     if "duplicates" in arrays:
         number = len(arrays["duplicates"])

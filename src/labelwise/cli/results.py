@@ -12,11 +12,20 @@ from labelwise.cli.shared import app, friendly
 
 @app.command()
 @friendly
-def report(run: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder.")],
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another run on the same samples and labels: its losses right after the warm-up "
+            "are drawn beside this run's."
+        ),
+    ] = None,
+) -> None:
     """Write the report of a finished run again."""
     from labelwise.estimator import load_run
 
-    typer.echo(load_run(run).report())
+    typer.echo(load_run(run).report(beside))
 
 
 @app.command()

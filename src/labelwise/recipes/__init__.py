@@ -55,6 +55,8 @@ def apply_recipe(
             f"--method {merged['method']} away, or the recipe."
         )
     merged["method"] = recipe.method
+    if merged.get("pretrain") is None:
+        merged["pretrain"] = recipe.pretrain
     if merged.get("model") == "auto":
         merged["model"] = recipe.model
     if merged.get("noise") is None and merged.get("label_column") is None:

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from labelwise.data.ledger import Column
 from labelwise.selection.mixture import mixture
 from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.selection.revive import revive_classes
 from labelwise.training.context import Context
 from labelwise.training.method import Pass
 from labelwise.training.trace import observe
+
+EARLY = Column("early_loss", initial=-1.0)
+"""Losses of the first scoring (P, N), nats, for a method whose `Score` says which that is; -1: none
+yet. Right after the warm-up wrong labels are not yet learnt: no later loss tells them apart so well
+(ScanMix, arXiv 2103.11395, figure 3)."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,12 @@ class Score(Pass):
 
     Args:
         history: name of a ledger column (P, N, W) that keeps the last W losses, or None.
+        first: whether this is the run's first scoring, whose losses the column `EARLY` keeps.
     """
 
     observes: ClassVar[bool] = True
     history: str | None = None
+    first: bool = False
 
     def run(self, context: Context) -> dict[str, float]:
         """Score this rank's samples in large batches."""
@@ -39,6 +47,8 @@ class Score(Pass):
                 observe(context, number, index, logits)
                 context.ledger.write("loss", number, index, loss)
                 context.ledger.write("prediction", number, index, logits.argmax(1))
+                if self.first:
+                    context.ledger.write(EARLY.name, number, index, loss)
                 if self.history is not None:
                     held = context.ledger[self.history][number, index]
                     rolled = torch.cat([held[:, 1:], loss[:, None]], dim=1)

@@ -1,0 +1,98 @@
+"""Clusters named by the given labels: what SCAN alone makes of noisy labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from labelwise.config import MethodSettings, Schedule
+from labelwise.models.heads import Linear
+from labelwise.training.context import Context
+from labelwise.training.method import Method, Pass, Phase, Problem
+from labelwise.training.scoring import FitMixture, Score
+
+
+class ClustersSettings(MethodSettings):
+    """Settings of the clusters, for SCAN before it."""
+
+    num_neighbours: int = Field(20, ge=1, le=1000, description="K, mined neighbours per image")
+    entropy_weight: float = Field(5.0, ge=0, description="λ_e of the entropy of the mean (5)")
+
+
+def name_clusters(assigned: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The class of every cluster (K) int64: one to one, so that most given labels agree.
+
+    Args:
+        assigned: cluster of every sample (N) int64 in [0, K).
+        labels: given labels (N).
+        num_classes: K.
+    """
+    place = assigned * num_classes + labels
+    counts = torch.bincount(place, minlength=num_classes**2).view(num_classes, num_classes)
+    # Large classes must not outvote: what counts is how much more often than by chance.
+    expected = counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum().clamp_min(1)
+    clusters, classes = linear_sum_assignment((counts - expected).cpu().numpy(), maximize=True)
+    named = torch.empty(num_classes, dtype=torch.int64)
+    named[torch.as_tensor(clusters)] = torch.as_tensor(classes)
+    return named.to(labels.device)
+
+
+@dataclass(frozen=True)
+class NameClusters(Pass):
+    """Turn the cluster head into the class head, cluster by cluster."""
+
+    @torch.no_grad()
+    def run(self, context: Context) -> dict[str, float]:
+        """Assign every sample, name the clusters, and copy their weights."""
+        assigned = torch.zeros_like(context.store.labels)
+        for index, outputs in context.score_blocks(0, ("clusters",)):
+            assigned[index] = outputs["clusters"].argmax(1)
+        assigned = context.ranks.sum(assigned)
+        named = name_clusters(assigned, context.store.labels, context.num_classes)
+        heads = context.plain[0].get_submodule("heads")
+        source, target = heads.get_submodule("clusters"), heads.get_submodule("classes")
+        for name, weight in target.named_parameters():
+            weight[named] = source.get_parameter(name)
+        agreed = (named[assigned] == context.store.labels).float().mean()
+        return {"cluster_agreement": float(agreed)}
+
+
+class Clusters(Method):
+    """SimCLR and SCAN without any label; the given labels only name the clusters.
+
+    As long as right labels are commoner in a cluster than those of any other class, wrong ones
+    change nothing, however many they are. But clusters that are not classes stay wrong.
+
+    Differences from the paper:
+        1. SCAN names its clusters by true labels, to be evaluated; here the given ones do it.
+    """
+
+    name = "clusters"
+    summary = "semantic clusters (SCAN) named by the given labels: no training on labels at all"
+    citation = "Van Gansbeke et al., SCAN, ECCV 2020, arXiv 2005.12320"
+    Settings: ClassVar = ClustersSettings
+    settings: ClustersSettings
+
+    def pretraining(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
+        """SimCLR for images, then SCAN."""
+        scan = self.settings.model_dump()
+        return ({"simclr": {}} if problem.kind == "images" else {}) | {"scan": scan}
+
+    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+        """The cluster head."""
+        return {"clusters": Linear(num_features, num_classes)}
+
+    def default_schedule(self, problem: Problem) -> Schedule:
+        """One epoch: there is nothing to train."""
+        return super().default_schedule(problem).override({"epochs": 1, "warmup": 0})
+
+    def phases(self, epoch: int) -> list[Phase]:
+        """Name the clusters, then score the labels by them."""
+        name = [Phase("name", NameClusters())] if epoch == 0 else []
+        return [*name, Phase("score", Score()), Phase("mixture", FitMixture())]
