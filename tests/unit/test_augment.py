@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from labelwise.augment.basic import Weak
+from labelwise.augment.blur import gaussian_blur, random_blur
 from labelwise.augment.colour import colour_jitter
 from labelwise.augment.contrastive import SimCLR
 from labelwise.augment.geometry import crop_and_flip, cut_out, random_affine, random_resized_crop
@@ -182,6 +184,32 @@ def test_jitter_probability_and_grey() -> None:
 def test_simclr_chooses_by_size() -> None:
     assert SimCLR.for_data(ViewOptions(size=(8, 8))).small
     assert not SimCLR.for_data(ViewOptions(size=(28, 28))).small
+    assert SimCLR.for_data(ViewOptions(size=(64, 200))).blur == 0
+    assert SimCLR.for_data(ViewOptions(size=(96, 120))).blur == 0.5
+
+
+def test_blur_is_scipys_for_every_image() -> None:
+    images = random_images(3, size=20).double()
+    sigma = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
+    blurred = gaussian_blur(images, sigma, radius=4)
+    for image, strength, ours in zip(images, sigma.tolist(), blurred, strict=True):
+        for channel, own in zip(image.numpy(), ours.numpy(), strict=True):
+            wanted = gaussian_filter(channel, strength, mode="mirror", radius=4)
+            np.testing.assert_allclose(own, wanted, atol=1e-12)
+    flat = torch.full((3, 1, 9, 9), 0.3)
+    torch.testing.assert_close(gaussian_blur(flat, sigma.float(), radius=2), flat)
+
+
+def test_random_blur_takes_half_of_the_images() -> None:
+    images = random_images(200, size=20)
+    blurred = random_blur(images, Draw(seed=0))
+    changed = (blurred != images).flatten(1).any(1)
+    assert 0.4 < changed.float().mean() < 0.6
+    assert torch.equal(random_blur(images, Draw(seed=0), probability=0.0), images)
+    all_blurred = random_blur(images, Draw(seed=0), probability=1.0)
+    assert float((all_blurred != images).flatten(1).any(1).float().mean()) > 0.9
+    strengths = (blurred - images).square().mean((1, 2, 3))[changed]
+    assert strengths.max() > 20 * strengths.min(), "every image has a strength of its own"
 
 
 def test_mixup_by_hand() -> None:

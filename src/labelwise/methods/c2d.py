@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -18,6 +19,9 @@ class C2DSettings(DivideMixSettings):
 
     frozen_warmup: bool = Field(
         True, description="warm up the class heads alone, on frozen features (ScanMix)"
+    )
+    warmup_lr: float = Field(
+        0.02, gt=0, description="learning rate of the frozen warm-up, falling to 0 over it"
     )
 
 
@@ -67,9 +71,6 @@ class C2D(DivideMix):
         phases = super().phases(epoch)
         if not self.settings.frozen_warmup:
             return phases
-        return [frozen(phase) if phase.warmup else phase for phase in phases]
-
-
-def frozen(phase: Phase) -> Phase:
-    """The same phase with the backbone held still."""
-    return replace(phase, frozen=True)
+        part = epoch / max(1, self.schedule.warmup)
+        lr = self.settings.warmup_lr * 0.5 * (1 + math.cos(math.pi * part))
+        return [replace(phase, frozen=True, lr=lr) if phase.warmup else phase for phase in phases]

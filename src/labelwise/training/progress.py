@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +17,14 @@ class Silent:
     def say(self, message: str) -> None:
         """Tell the user something once."""
 
-    def start(self, epochs: int, done: int) -> None:
-        """Called before the first epoch."""
+    def start(self, epochs: int, done: int, stages: Sequence[tuple[str, int]] = ()) -> None:
+        """Called before the first epoch.
+
+        Args:
+            epochs: of the whole run, pre-training included.
+            done: how many are over, in a run that is resumed.
+            stages: name and epochs of every stage in order; empty where there is only one.
+        """
 
     def phase(self, epoch: int, name: str, step: int, steps: int) -> None:
         """Called before every step."""
@@ -27,6 +34,16 @@ class Silent:
 
     def close(self) -> None:
         """Called when training ends, however it ends."""
+
+
+SHOWN = {
+    "knn_accuracy": "k-NN",
+    "knn_agreement": "k-NN agreement",
+    "cluster_accuracy": "clusters",
+    "cluster_agreement": "cluster agreement",
+    "test_accuracy": "test",
+}
+"""Figures of an epoch that the bar shows, and their short names."""
 
 
 class Terminal(Silent):
@@ -53,14 +70,18 @@ class Terminal(Silent):
         self._images = 0
         self._since = time.monotonic()
         self._rate = ""
+        self._stages: list[tuple[int, str]] = []
+        self._measured = ""
 
     def say(self, message: str) -> None:
         """Print a message above the bar."""
         self.console.print(f"  {message}", highlight=False)
 
-    def start(self, epochs: int, done: int) -> None:
+    def start(self, epochs: int, done: int, stages: Sequence[tuple[str, int]] = ()) -> None:
         """Show the bar."""
         self._epochs = epochs
+        ends = itertools.accumulate(length for _, length in stages)
+        self._stages = [(end, name) for end, (name, _) in zip(ends, stages, strict=True)]
         self.task = self.progress.add_task(
             self.title, total=epochs, completed=done, epoch=f"{done + 1}/{epochs}", detail=""
         )
@@ -71,7 +92,7 @@ class Terminal(Silent):
         now = time.monotonic()
         if now - self._shown > 0.2:
             self._shown = now
-            detail = f"{name} {step}/{steps}{self._rate}"
+            detail = f"{self._stage(epoch)}{name} {step}/{steps}{self._rate}{self._measured}"
             self.progress.update(self.task, epoch=f"{epoch + 1}/{self._epochs}", detail=detail)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
@@ -80,10 +101,16 @@ class Terminal(Silent):
         images = int(row["images"])
         speed = (images - self._images) / max(now - self._since, 1e-9)
         self._rate = f", {speed:,.0f} samples/s"
-        if "test_accuracy" in row:
-            self._rate += f", test {row['test_accuracy']:.1%}"
+        found = [f", {short} {row[key]:.1%}" for key, short in SHOWN.items() if key in row]
+        # Features are not measured in every epoch; the last figure stands until its stage ends.
+        ended = any(end == row["epoch"] for end, _ in self._stages)
+        self._measured = "" if ended else "".join(found) or self._measured
         self._images, self._since = images, now
         self.progress.update(self.task, completed=row["epoch"])
+
+    def _stage(self, epoch: int) -> str:
+        """The stage of an epoch (0-based), to stand before the phase; "" where there is one."""
+        return next((f"{name}: " for end, name in self._stages if epoch < end), "")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +77,8 @@ class Ranks:
         """
         if self.world == 1:
             return rows
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(all_gather(rows), dim=1)  # type: ignore[no-untyped-call]
+        everyones: Tensor = _Everyone.apply(rows, self.rank, self.world)  # type: ignore[no-untyped-call]
+        return everyones
 
     def own(self, whole: Tensor) -> Tensor:
         """This rank's rows of the global batch: the inverse of `whole`."""
@@ -98,3 +97,26 @@ class Ranks:
         parts = [torch.empty_like(value) for _ in range(self.world)]
         torch.distributed.all_gather(parts, value.detach().contiguous())
         return torch.stack(parts)
+
+
+class _Everyone(torch.autograd.Function):
+    """Gather rows (V, b, ...) to (V, b · world, ...); their gradients are summed over the ranks.
+
+    `torch.distributed.nn.functional.all_gather` does this too, but is deprecated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, world: int) -> Tensor:
+        """All ranks' rows, rank after rank."""
+        ctx.rank, ctx.world = rank, world
+        rows = rows.contiguous()
+        parts = [torch.empty_like(rows) for _ in range(world)]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """What all ranks' losses say about this rank's rows."""
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total.chunk(ctx.world, dim=1)[ctx.rank], None, None

@@ -104,7 +104,7 @@ def knn_figures(features: Tensor, labels: Tensor, num_classes: int) -> tuple[flo
     """
     asked = (labels != NO_CLASS).nonzero().flatten()
     stride = -(-len(asked) // MOST_QUERIES)
-    asked = asked[:: max(1, stride)]
+    asked = asked[:: max(1, stride)].contiguous()
     near, _ = nearest_neighbours(features, NUM_NEIGHBOURS, queries=asked)
     if near.numel() == 0:
         return 0.0, 0.0
