@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from labelwise.methods.dividemix import DivideMix
     from labelwise.methods.mixup import MixUp
     from labelwise.methods.quick import Quick
+    from labelwise.pretrained import Pretrained, pretrain
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,8 @@ _WHERE = {
     "CoTeachingPlus": "labelwise.methods.coteaching_plus",
     "DivideMix": "labelwise.methods.dividemix",
     "Quick": "labelwise.methods.quick",
+    "pretrain": "labelwise.pretrained",
+    "Pretrained": "labelwise.pretrained",
     "Diagnosis": "labelwise.diagnosis",
     "diagnose": "labelwise.diagnosis",
 }
@@ -54,6 +57,7 @@ __all__ = [
     "DivideMix",
     "Interrupted",
     "MixUp",
+    "Pretrained",
     "Quick",
     "Result",
     "apply_decisions",
@@ -61,6 +65,7 @@ __all__ = [
     "fit",
     "from_cleanlab",
     "load_run",
+    "pretrain",
     "resume",
     "to_cleanlab",
     "write_pred_probs",

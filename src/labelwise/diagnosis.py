@@ -19,11 +19,12 @@ from labelwise.data.files import at_home, write_json
 from labelwise.data.load import stratified_rows
 from labelwise.errors import UserError
 from labelwise.estimation.consensus import Consensus
-from labelwise.estimator import place, train_and_finish
+from labelwise.estimator import train_and_finish
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, bind, prepare, resolve
 from labelwise.methods.quick import FEWEST, Quick
 from labelwise.noise.planting import plant_wrong_labels
 from labelwise.outputs import planted_note
+from labelwise.running import place
 from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
 from labelwise.training.progress import Silent

@@ -1,135 +1,39 @@
-"""The Python interface: `fit`, `resume`, `load_run`, and the `Result` they return."""
+"""The Python interface: `fit`, `resume` and `load_run`, which return a `Result`."""
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 from labelwise.audit.report import write_report
 from labelwise.config import RunConfig, Schedule, read_json
-from labelwise.data.files import at_home, write_json
-from labelwise.data.load import load
-from labelwise.data.source import OnBadImage
+from labelwise.data.files import at_home
 from labelwise.errors import UserError
 from labelwise.experiment import (
     IN_MEMORY,
     InMemory,
     Prepared,
-    assemble,
-    bind,
-    heads_of,
+    build_method,
     prepare,
-    resolve,
 )
-from labelwise.methods import all_settings, parse_method
-from labelwise.models.stored import StoredModel, read_model
-from labelwise.outputs import describe, finish
-from labelwise.pretraining import split_settings
-from labelwise.training.engine import launch
+from labelwise.methods import all_settings
+from labelwise.outputs import finish
+from labelwise.pretrained import (
+    load_pretrained,
+    resume_pretraining,
+    seen_before,
+    starting_point,
+)
+from labelwise.pretraining import is_pretraining, parse_names, split_settings
+from labelwise.result import Result
+from labelwise.running import continue_run, first_process, place, read_config, start_run
 from labelwise.training.folder import RunFolder
-from labelwise.training.loop import Interrupted
+from labelwise.training.loop import Interrupted, Trainer
 from labelwise.training.method import Method
 from labelwise.training.progress import Silent
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run, read from its folder.
-
-    Args:
-        path: the run folder.
-    """
-
-    path: Path
-
-    @cached_property
-    def labels(self) -> pd.DataFrame:
-        """One row per training sample: given and suggested label, quality, and so on."""
-        return pd.read_parquet(RunFolder(self.path).labels)
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """The run's totals: accuracy, estimated noise rate, time, memory."""
-        return read_json(RunFolder(self.path).summary)
-
-    @cached_property
-    def model(self) -> StoredModel:
-        """The trained networks."""
-        folder = RunFolder(self.path)
-        config = read_config(folder)[0]
-        try:
-            heads = heads_of(config)
-        except UserError:  # a method object of the caller's own: its extra heads cannot be known
-            heads = None
-        return read_model(folder.model, heads)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
-        return self.model.classes
-
-    def predict_proba(self, data: Any, on_bad_image: OnBadImage = "error") -> np.ndarray:
-        """Class probabilities (N, K) for images or embeddings in any form `fit` takes."""
-        return self._predict(data, on_bad_image)[1]
-
-    def predict(self, data: Any, on_bad_image: OnBadImage = "error") -> pd.DataFrame:
-        """Predictions for new data.
-
-        Args:
-            data: arrays, a folder, a manifest, … ; labels are not needed. Images are brought to
-                the size and colours the model was trained on.
-            on_bad_image: "error" stops at unreadable images, "skip" leaves them out.
-
-        Returns:
-            One row per sample: `id`, `predicted_label`, `confidence`.
-        """
-        ids, probability = self._predict(data, on_bad_image)
-        names = np.asarray(self.classes, dtype=object)
-        return pd.DataFrame(
-            {
-                "id": ids,
-                "predicted_label": names[probability.argmax(1)],
-                "confidence": probability.max(1).round(6),
-            }
-        )
-
-    def _predict(self, data: Any, on_bad_image: OnBadImage) -> tuple[np.ndarray, np.ndarray]:
-        shape = self.model.shape
-        images = len(shape) == 3
-        given = tuple(getattr(data, "shape", ()))
-        if images and given in (shape, (*shape[1:], shape[0])):
-            raise UserError(f"{given} is a single image: pass a batch of one, images[None].")
-        config = read_config(RunFolder(self.path))[0]
-        loaded = load(
-            data,
-            image_size=shape[1] if images and shape[1] == shape[2] else config.image_size,
-            on_bad_image=on_bad_image,
-            require_labels=False,
-            channels=shape[0] if images else None,
-        ).data
-        if loaded.shape != shape:
-            raise UserError(
-                f"the model takes inputs of shape {shape}, the data have {loaded.shape}."
-            )
-        return loaded.ids, self.model.predict_proba(loaded.inputs).numpy()
-
-    def report(self) -> Path:
-        """Write `report.html` again from the run folder and return its path."""
-        return write_report(self.path)
 
 
 def fit(
@@ -146,6 +50,8 @@ def fit(
     batch_size: int | None = None,
     lr: float | None = None,
     listener: Silent | None = None,
+    pretrain: str | None = None,
+    init: str | Path | Result | None = None,
     **options: Any,
 ) -> Result:
     """Train on doubtful labels; return the model, the suspect labels and the report.
@@ -158,12 +64,17 @@ def fit(
         test: a data source to test on, or a pair (inputs, labels) in memory.
         method: a name such as "dividemix", or a method object.
         out: the run folder; None makes one in the system's temporary folder.
-        settings: method settings by name, such as ``{"lambda_u": 25}``.
+        settings: method settings by name, such as ``{"lambda_u": 25}``; those of the pre-training
+            have its name in front, such as ``{"simclr.epochs": 100}``.
         schedule: fields of `Schedule`, such as ``{"decay": "cosine"}``.
-        epochs: epochs of the whole run; None scales with the data.
+        epochs: epochs of the method, warm-up included; None scales with the data.
         batch_size: samples a step; None scales with the data.
         lr: learning rate.
         listener: shows progress; None is silent.
+        pretrain: pre-training without labels that runs first: "simclr", "moco", "simclr+scan", …
+            or "none"; None takes what the method wants.
+        init: folder of a finished `pretrain` or `fit` whose networks are started from. What they
+            have been through is not repeated, unless `pretrain` asks for it.
         options: other fields of `RunConfig`: seed, model, noise, limit, label_column, …
 
     Raises:
@@ -181,16 +92,19 @@ def fit(
         {
             "data": IN_MEMORY if in_memory else place(data),
             "method": built.spec if built else method,
-            "settings": all_settings(built) if built else dict(settings or {}),
+            "pretrain": pretrain,
+            "init": starting_point(init),
+            "settings": {**(all_settings(built) if built else {}), **(settings or {})},
             "schedule": given,
             "test": None if test is None else place(test),
             **options,
         },
         "the run",
     )
+    parse_names(config.pretrain or "")
     if built is None:
-        built = parse_method(config.method, split_settings(config.settings)[0])
-    elif settings:
+        built = build_method(config.method, config.settings)[0]
+    elif split_settings(settings or {})[0]:
         raise UserError("give settings to the method object itself, not beside it.")
     if config.devices > 1 and out is None:
         raise UserError("several processes need one --out folder that all of them know.")
@@ -199,6 +113,10 @@ def fit(
         target.require_free()  # before any data is read
     memory = InMemory(data, labels, truth, test) if in_memory else InMemory(None, test=test)
     prepared = prepare(config, memory)
+    notes = seen_before(config, prepared.train, prepared.test)
+    if notes:
+        train = replace(prepared.train, notes=(*prepared.train.notes, *notes))
+        prepared = replace(prepared, train=train)
     folder = target or RunFolder(Path(tempfile.mkdtemp(prefix="labelwise-")))
     return train_and_finish(config, prepared, folder, listener or Silent(), built)
 
@@ -221,16 +139,13 @@ def train_and_finish(
         method: the method object; None builds the configuration's.
         command: the command line to name in the report, where it is not `labelwise fit`.
     """
-    method = bind(config, prepared.train, method)
-    config = resolve(config, prepared.train, method)
-    fabric = launch(config.device, config.devices, config.precision)
-    with _owned(folder, fabric, new=True):
-        if fabric.is_global_zero:
-            described = describe(config, prepared, method)
-            if command is not None:
-                described["command"] = command
-            write_json(folder.config, described)
-        return _run(config, prepared, method, folder, listener, fabric)
+    start_run(config, prepared, folder, listener, _audit, method, command)
+    return Result(folder.path)
+
+
+def _audit(trainer: Trainer, prepared: Prepared, config: RunConfig, folder: RunFolder) -> None:
+    finish(trainer, prepared, config, folder)
+    write_report(folder.path)
 
 
 def resume(
@@ -258,7 +173,10 @@ def resume(
         UserError: not a run folder, other data than before, or no whole checkpoint.
     """
     folder = RunFolder(Path(path))
-    config, described = read_config(folder)
+    config, _ = read_config(folder)
+    if is_pretraining(config.method):
+        memory = InMemory(data, labels, truth)
+        return resume_pretraining(folder, config, memory, listener or Silent())
     if all(file.exists() for file in folder.outputs):
         return Result(folder.path)
     _require_resumable(folder)
@@ -267,20 +185,8 @@ def resume(
     if config.test == IN_MEMORY and test is None:
         raise UserError("this run was given its test data in memory: pass test to resume.")
     prepared = prepare(config, InMemory(data, labels, truth, test))
-    hashes = {
-        "labels": (prepared.train.label_hash(), "label_hash"),
-        "inputs": (prepared.train.input_hash(), "input_hash"),
-    }
-    for name, (found, key) in hashes.items():
-        if found != described.get(key):
-            raise UserError(
-                f"the {name} of {config.data} are not those the run started with. Restore them, "
-                "or start a new run."
-            )
-    method = bind(config, prepared.train, method)
-    fabric = launch(config.device, config.devices, config.precision)
-    with _owned(folder, fabric, new=False):
-        return _run(config, prepared, method, folder, listener or Silent(), fabric)
+    continue_run(config, prepared, folder, listener or Silent(), _audit, method)
+    return Result(folder.path)
 
 
 def _require_resumable(folder: RunFolder) -> None:
@@ -297,27 +203,6 @@ def _require_resumable(folder: RunFolder) -> None:
         )
 
 
-def read_config(folder: RunFolder) -> tuple[RunConfig, dict[str, Any]]:
-    """The configuration of a run and the description of its data, from `config.json`.
-
-    Raises:
-        UserError: when the file is missing or damaged.
-    """
-    described = read_json(folder.config)
-    for key in ("config", "data"):
-        if not isinstance(described.get(key), dict):
-            raise UserError(f"{folder.config} is damaged: its {key!r} is missing.")
-    return RunConfig.parse(described["config"], "config.json"), described["data"]
-
-
-def place(data: Any) -> str:
-    """How `config.json` names data: a file by its whole path, so that any folder can resume."""
-    if not isinstance(data, str | Path):
-        return IN_MEMORY
-    path = at_home(data)
-    return str(path.resolve()) if str(data).strip() and path.exists() else str(data)
-
-
 def load_run(path: str | Path) -> Result:
     """Open a finished run.
 
@@ -325,115 +210,10 @@ def load_run(path: str | Path) -> Result:
         UserError: when the folder holds no finished run.
     """
     folder = RunFolder(Path(path))
-    read_config(folder)
+    config, _ = read_config(folder)
     if not folder.summary.exists():
         raise UserError(f"the run in {path} is not finished: `labelwise resume {path}`.")
-    return Result(folder.path)
-
-
-def _run(
-    config: RunConfig,
-    prepared: Prepared,
-    method: Method,
-    folder: RunFolder,
-    listener: Silent,
-    fabric: Fabric,
-) -> Result:
-    trainer = assemble(config, prepared, method, folder, listener, fabric)
-    trainer.resume()
-    listener.start(trainer.method.num_epochs, trainer.position.epoch)
-    try:
-        with stopping() as stop:
-            trainer.should_stop = stop.is_set
-            trainer.train()
-    except Interrupted as stop_asked:
-        raise _stopped(stop_asked, folder) from None
-    finally:
-        listener.close()
-    if fabric.is_global_zero:
-        try:
-            finish(trainer, prepared, config, folder)
-            write_report(folder.path)
-        except KeyboardInterrupt:  # training is committed; only the audit has to be done again
-            raise _stopped(Interrupted(), folder) from None
-    fabric.barrier()
-    return Result(folder.path)
-
-
-def _stopped(asked: Interrupted, folder: RunFolder) -> Interrupted:
-    """Tell the caller where to continue."""
-    asked.path = folder.path
-    asked.args = (f"stopped; continue with labelwise.resume({str(folder.path)!r})",)
-    return asked
-
-
-@contextmanager
-def _owned(folder: RunFolder, fabric: Fabric, new: bool) -> Iterator[None]:
-    """Hold the run folder; only the first of several processes makes and locks it.
-
-    A new folder in which nothing was committed when an error ends the run is taken away.
-    """
-    if not fabric.is_global_zero:
-        fabric.barrier()
-        yield
-        return
-    had = [path for path in (folder.path, folder.path.parent) if path.exists()]
-    if new:
-        folder.create()
-    with folder.locked():
-        fabric.barrier()
-        try:
-            yield
-        except UserError:
-            if new:
-                _remove_if_empty(folder, keep=had)
-            raise
-
-
-def first_process() -> bool:
-    """Whether this is the process that the user started, not one launched beside it."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into a request to stop after the current step.
-
-    A second Ctrl-C stops at once. Outside the main thread signals are left alone.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def ask(number: int, frame: object) -> None:
-        del number, frame
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _remove_if_empty(folder: RunFolder, keep: list[Path]) -> None:
-    """Take away a run folder in which nothing was committed, and the parent made for it.
-
-    Args:
-        folder: the run folder.
-        keep: folders that were there before the run.
-    """
-    if folder.checkpoint.exists() or folder.metrics.exists():
-        return
-    with suppress(OSError):  # the error that ended the run matters, not this one
-        folder.config.unlink(missing_ok=True)
-        for path in (folder.path, folder.path.parent):
-            if path not in keep and not any(path.iterdir()):
-                path.rmdir()
+    return load_pretrained(path) if is_pretraining(config.method) else Result(folder.path)
 
 
 __all__ = ["Interrupted", "Result", "fit", "load_run", "resume"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import resource
 import subprocess
@@ -15,19 +16,37 @@ import torch
 
 from labelwise.audit.evidence import reach_verdicts
 from labelwise.audit.observed import Observer
-from labelwise.audit.outcome import audit_figures, evidence_arrays, labels_table
+from labelwise.audit.outcome import (
+    audit_figures,
+    early_losses,
+    evidence_arrays,
+    labels_table,
+)
 from labelwise.audit.pred_probs import write_pred_probs
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset
 from labelwise.data.files import write_atomically, write_json, write_table
 from labelwise.experiment import Prepared
 from labelwise.models.build import NetworkSpec
+from labelwise.pretraining import NONE, parse_names
+from labelwise.pretraining.start import pretraining_of, start_hash
+from labelwise.training.chain import Chain
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Trainer
-from labelwise.training.method import Method
+from labelwise.training.method import Method, Wrapper
 
 MOST_PROBABILITIES = 2**27
 """Up to so many the class probabilities are written (512 MiB)."""
+REPRESENTATION = (
+    "knn_accuracy",
+    "knn_agreement",
+    "neighbour_purity",
+    "neighbour_agreement",
+    "cluster_accuracy",
+    "cluster_agreement",
+    "clusters_used",
+)
+"""Figures of features and clusters (`labelwise.training.representation`), fractions."""
 LAST = 10
 """Epochs whose mean is the "last" accuracy."""
 
@@ -35,6 +54,7 @@ LAST = 10
 def describe(config: RunConfig, prepared: Prepared, method: Method) -> dict[str, Any]:
     """The content of `config.json`: configuration, data, noise, versions and hardware."""
     train = prepared.train
+    start = {} if config.init is None else {"init_hash": start_hash(config.init)}
     return {
         "config": config.model_dump(),
         "config_digest": config.digest(),
@@ -51,11 +71,31 @@ def describe(config: RunConfig, prepared: Prepared, method: Method) -> dict[str,
             "notes": list(train.notes),
         },
         "noise": prepared.noise,
-        "citation": method.citation,
+        "pretrained_by": list(learnt_from(config)),
+        **start,
+        "citation": "; ".join(citations(method)),
         "versions": versions(),
         "hardware": hardware(config.device),
         "commit": commit(),
     }
+
+
+def learnt_from(config: RunConfig) -> tuple[str, ...]:
+    """The pre-training that the networks of a run go through, that of ``--init`` first."""
+    before = () if config.init is None else pretraining_of(config.init)
+    return tuple(dict.fromkeys((*before, *parse_names(config.pretrain or NONE))))
+
+
+def citations(method: Method) -> tuple[str, ...]:
+    """The papers of a method, of what it wraps and of the pre-training before it, each once."""
+    parts = method.parts if isinstance(method, Chain) else (method,)
+    found: list[str] = []
+    for part in parts:
+        found.append(part.citation)
+        while isinstance(part, Wrapper):
+            part = part.base
+            found.append(part.citation)
+    return tuple(dict.fromkeys(text for text in found if text))
 
 
 def versions() -> dict[str, str]:
@@ -119,7 +159,7 @@ def finish(
     table = labels_table(train, found, truth)
     write_table(table, folder.labels)
     write_table(table, folder.labels.with_suffix(".csv"))
-    arrays = evidence_arrays(train, found, truth)
+    arrays = evidence_arrays(train, found, truth, early_losses(trainer.ledger, prepared.planted))
     write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     if len(train) * train.num_classes <= MOST_PROBABILITIES:
         rows = torch.arange(len(train))
@@ -133,6 +173,7 @@ def finish(
         "num_samples": len(train),
         "epochs": trainer.method.num_epochs,
         **accuracy_figures(epochs),
+        **stage_figures(epochs),
         **audit_figures(train, found, truth),
         "wall_seconds": round(trainer.position.seconds, 3),
         "images_per_second": round(trainer.position.images / max(trainer.position.seconds, 1e-9)),
@@ -171,6 +212,22 @@ def accuracy_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "test_accuracy_last_epochs": len(last),
         "test_accuracy_best": float(max(accuracy)),
     }
+
+
+def stage_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What each stage of a run with pre-training took and came to, under the key "stages".
+
+    A stage has its name, epochs, seconds, and the last figures of `REPRESENTATION` it measured.
+    """
+    stages: list[dict[str, Any]] = []
+    for name, group in itertools.groupby(rows, lambda row: row.get("stage")):
+        part = list(group)
+        if name is None:
+            continue
+        measured = {key: row[key] for row in part for key in REPRESENTATION if key in row}
+        seconds = sum(sum(row["phase_seconds"].values()) for row in part)
+        stages.append({"name": name, "epochs": len(part), "seconds": round(seconds, 3), **measured})
+    return {"stages": stages} if stages else {}
 
 
 def peak_memory(device: str) -> int:

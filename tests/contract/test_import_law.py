@@ -19,7 +19,10 @@ LAYERS = (
     {"data", "noise", "models", "augment", "losses", "selection", "estimation"},
     {"training"},
     {"audit", "methods", "pretraining"},
-    {"recipes", "experiment", "outputs", "estimator", "advice", "diagnosis", "benchmark"},
+    {
+        *("recipes", "experiment", "outputs", "running", "result", "pretrained", "estimator"),
+        *("advice", "diagnosis", "benchmark"),
+    },
     {"cli"},
     {"__main__"},
 )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -25,6 +26,13 @@ RUN = {
     "checkpoint_every": 0,
     "threads": 1,
 }
+CHAIN = {
+    **RUN,
+    "method": "coteaching",
+    "epochs": 2,
+    "pretrain": "simclr",
+    "settings": {"simclr.epochs": 2},
+}
 SCRIPT = """
 import json, sys, labelwise
 out, limit, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -39,11 +47,13 @@ except labelwise.Interrupted:
 STOPPED = 130
 
 
-def begin(out: Path, limit: int, *, resume: bool) -> subprocess.Popen[bytes]:
+def begin(
+    out: Path, limit: int, *, resume: bool, options: dict[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
     """Start or resume the run in a process of its own."""
-    options = json.dumps({} if resume else RUN)
+    words = json.dumps({} if resume else options or RUN)
     return subprocess.Popen(
-        [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, str(out), str(limit), options],
+        [sys.executable, "-W", "error::UserWarning", "-c", SCRIPT, str(out), str(limit), words],
         stderr=subprocess.PIPE,
     )
 
@@ -91,6 +101,9 @@ def assert_same_run(out: Path, whole: Path) -> None:
     assert first == second
     clocks = {"wall_seconds", "images_per_second", "peak_memory_bytes"}
     summaries = [json.loads((p / "summary.json").read_text()) for p in (out, whole)]
+    for summary in summaries:
+        for stage in summary.get("stages", ()):
+            del stage["seconds"]
     assert {k: v for k, v in summaries[0].items() if k not in clocks} == {
         k: v for k, v in summaries[1].items() if k not in clocks
     }
@@ -128,6 +141,22 @@ def test_killed_corrupted_stopped_and_resumed(tmp_path: Path) -> None:
     assert not (out / "summary.json").exists()
 
     finish(out, limit)
+    assert_same_run(out, whole)
+
+
+def test_killed_in_pre_training_and_after_it(tmp_path: Path) -> None:
+    """In either stage the resumed run has the optimisers, heads and epochs that belong to it."""
+    limit, whole, out = 200, tmp_path / "whole", tmp_path / "run"
+    labelwise.fit("digits", limit=limit, out=whole, **CHAIN)
+    stages = [row["stage"] for row in rows_without_times(whole / "metrics.jsonl")]
+    assert stages == ["simclr", "simclr", "coteaching", "coteaching"]
+    total = commits(whole)
+    process = begin(out, limit, resume=False, options=CHAIN)
+    for after in (2, total // 2):
+        assert stop(process, out, after, 0.0, signal.SIGKILL) == -signal.SIGKILL
+        process = begin(out, limit, resume=True)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
     assert_same_run(out, whole)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from labelwise import cli
 from labelwise.cli import shared, train
 from labelwise.methods import known_methods
 from labelwise.noise.parse import processes
+from labelwise.pretraining import known_pretraining
 from labelwise.recipes import known_recipes
 from labelwise.training.folder import RunFolder
 from labelwise.training.progress import Silent, Terminal
@@ -220,6 +222,25 @@ def test_images_of_two_sizes_need_one(world: Path, tmp_path: Path) -> None:
         (("fit", "digits", "--set", "lambda_u"), "not of the form name=value"),
         (("fit", "digits", "--set", "lamda_u=3"), "Did you mean 'lambda_u'?"),
         (("fit", "digits", "--set", "schedule.epoch=3"), "Did you mean 'epochs'?"),
+        (("fit", "digits", "--method", "simclr"), "--pretrain simclr --method dividemix"),
+        (("fit", "digits", "--pretrain", "simlcr"), "Did you mean 'simclr'?"),
+        (("fit", "digits", "--set", "simclt.epochs=3"), "Did you mean 'simclr'?"),
+        (("fit", "digits", "--set", "simclr.epoch=3"), "Did you mean 'epochs'?"),
+        (("fit", "digits", "--set", "simclr.epochs=3"), "Add --pretrain simclr"),
+        (("fit", "digits", "--init", "nothere"), "nothere does not exist"),
+        (("fit", "digits", "--init", ""), "give the folder of a finished"),
+        (("pretrain", "digits", "--method", "simlcr"), "Did you mean 'simclr'?"),
+        (("pretrain", "digits", "--method", "dividemix"), "dividemix is a method"),
+        (("pretrain", "digits", "--method", "none"), "choose one of"),
+        (("pretrain", "digits", "--method", "scan"), "clusters features, and there are none"),
+        (("pretrain", "digits", "--method", "moco+scan", "--lr", "3"), "moco.lr or scan.lr"),
+        (("pretrain", "digits", "--set", "epoch=3"), "Did you mean 'epochs'?"),
+        (("pretrain", "digits", "--set", "ce.view=weak"), "unknown part of the pre-training 'ce'"),
+        (("pretrain", "digits", "--set", "scan.epochs=3"), "Add --method simclr+scan"),
+        (("pretrain", "digits", "--set", "schedule.lr=1"), "belongs to `labelwise fit`"),
+        (("pretrain", "digits", "--classes", "4"), "labels of 10 classes"),
+        (("pretrain", "digits", "--classes", "1"), "at least 2 clusters"),
+        (("pretrain", "digits", "--epochs", "0"), "epochs = 0 is not valid"),
         (("fit", "digits", "--set", "preset=nope"), "unknown preset of dividemix 'nope'"),
         (("fit", "digits", "--epochs", "0"), "epochs = 0 is not valid"),
         (("fit", "digits", "--limit", "1"), "limit = 1 is not valid"),
@@ -241,7 +262,7 @@ def test_mistakes_are_explained_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    extra = ("--out", "run") if words[0] == "fit" else ()
+    extra = ("--out", "run") if words[0] in ("fit", "pretrain") else ()
     outcome = call(*words, *extra, fails=True)
     assert message in outcome.stderr
     assert list(tmp_path.iterdir()) == []
@@ -448,13 +469,15 @@ def test_noise_writes_both_labels(world: Path, tmp_path: Path, kind: str) -> Non
 
 def test_methods_and_recipes_are_listed_for_people_and_programs() -> None:
     listed = json.loads(call("methods", "--json").stdout)
-    assert {row["name"] for row in listed} == set(known_methods())
+    for pretraining, known in ((False, known_methods()), (True, known_pretraining())):
+        assert {r["name"] for r in listed if r["pretraining"] is pretraining} == set(known)
     for row in listed:
         assert row["works_on"]
         assert all(setting["description"] for setting in row["settings"].values())
     text = call("methods").stdout
-    assert all(f"{name}: " in text for name in known_methods())
+    assert all(f"{name}: " in text for name in (*known_methods(), *known_pretraining()))
     assert "--set lambda_u=" in text
+    assert text.index("--pretrain") < text.index("--set simclr.epochs=")
     assert set(json.loads(call("recipes", "--json").stdout)) == set(known_recipes())
     lines = call("recipes").stdout.splitlines()
     assert len(lines) == len(known_recipes())
@@ -509,6 +532,24 @@ def test_the_bar_shows_epoch_phase_and_speed(capsys: pytest.CaptureFixture[str])
     assert task.fields["detail"].startswith("train 1/9")
 
 
+def test_the_bar_names_the_stage_and_keeps_its_last_figure() -> None:
+    bar = Terminal("dividemix on digits")
+    bar.console.file = io.StringIO()
+    bar.start(5, 0, (("simclr", 3), ("dividemix", 2)))
+    shown = []
+    for epoch in range(5):
+        bar._shown = 0.0
+        bar.phase(epoch, "train", 1, 9)
+        shown.append(bar.progress.tasks[0].fields["detail"])
+        figures = {0: {"knn_accuracy": 0.965}, 3: {"test_accuracy": 0.5}}.get(epoch, {})
+        bar.epoch({"epoch": epoch + 1, "images": 64 * (epoch + 1), **figures})
+    bar.close()
+    assert [text.partition(":")[0] for text in shown] == ["simclr"] * 3 + ["dividemix"] * 2
+    assert ["k-NN 96.5%" in text for text in shown] == [False, True, True, False, False]
+    assert shown[4].endswith("test 50.0%")
+    assert bar.progress.tasks[0].total == 5
+
+
 def test_help_answers_at_once_and_lists_every_command() -> None:
     began = time.monotonic()
     run = subprocess.run(
@@ -520,7 +561,17 @@ def test_help_answers_at_once_and_lists_every_command() -> None:
     )  # fmt: skip
     assert time.monotonic() - began < 20
     assert run.stdout.splitlines()[-1] == "False"
-    for command in ("fit", "resume", "report", "predict", "methods", "recipes", "noise", "demo"):
+    for command in (
+        "fit",
+        "pretrain",
+        "resume",
+        "report",
+        "predict",
+        "methods",
+        "recipes",
+        "noise",
+        "demo",
+    ):
         assert f"\n  {command} " in run.stdout
 
 

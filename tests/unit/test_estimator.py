@@ -432,7 +432,7 @@ def test_runs_of_an_older_version_are_explained(tmp_path: Path) -> None:
     )
     path = RunFolder(result.path).config
     described = json.loads(path.read_text())
-    del described["config"]["plant"]
+    del described["config"]["pretrain"]
     path.write_text(json.dumps(described))
     finished = labelwise.resume(tmp_path / "r")
     assert finished.summary["num_samples"] == len(data.inputs)

@@ -22,6 +22,7 @@ from labelwise.methods import known_methods, parse_method
 from labelwise.models.build import auto_model
 from labelwise.noise.parse import parse as parse_noise
 from labelwise.noise.parse import processes
+from labelwise.pretraining import known_pretraining
 from labelwise.recipes import known_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,11 @@ def check_value(option: str, value: str) -> None:
     """Check what follows an option, where it names something of ours."""
     if value in PLACEHOLDERS:
         return
+    if option in ("--method", "--pretrain") and set(value.split("+")) <= {
+        *known_pretraining(),
+        "none",
+    }:
+        return
     if option == "--method":
         parse_method(value)
     elif option == "--recipe":
@@ -141,9 +147,11 @@ def check_value(option: str, value: str) -> None:
         settings, schedule = parse_assignments([value])
         assert set(schedule) <= set(Schedule.model_fields), value
         for setting, wanted in settings.items():
+            prefix, _, setting = setting.rpartition(".")
             takers = [
                 method
-                for method in known_methods().values()
+                for name, method in (known_methods() | known_pretraining()).items()
+                if prefix in ("", name)
                 if setting in method.Settings.model_fields
                 or (setting == "preset" and wanted in method.presets)
             ]

@@ -120,8 +120,8 @@ def audit(
     import torch
 
     from labelwise.audit.external import ExternalConfig, audit_pred_probs
-    from labelwise.estimator import place
     from labelwise.outputs import commit, hardware, versions
+    from labelwise.running import place
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -175,7 +175,7 @@ def diagnose(
     if not minutes > 0:  # before the slow imports
         raise UserError(f"--minutes is {minutes:g}: give a positive number, such as 0.5.")
     from labelwise.diagnosis import diagnose as look
-    from labelwise.estimator import Interrupted
+    from labelwise.training.loop import Interrupted
 
     options = {
         "label_column": label_column,

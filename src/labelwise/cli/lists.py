@@ -3,45 +3,66 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from labelwise.cli.shared import AsJson, app, friendly
 
+if TYPE_CHECKING:
+    from labelwise.training.method import Method
+
 
 @app.command()
 @friendly
 def methods(as_json: AsJson = False) -> None:
-    """List the methods with their settings and papers."""
+    """List the methods and the ways of pre-training, with their settings and papers."""
     from labelwise.methods import known_methods
+    from labelwise.pretraining import known_pretraining
 
-    rows = [
-        {
-            "name": name,
-            "summary": cls.summary,
-            "citation": cls.citation,
-            "works_on": sorted(cls.kinds),
-            "presets": {preset: dict(values) for preset, values in cls.presets.items()},
-            "paper_numbers": dict(cls.paper_numbers),
-            "settings": {
-                field: {"default": info.default, "description": info.description}
-                for field, info in cls.Settings.model_fields.items()
-            },
-        }
-        for name, cls in sorted(known_methods().items())
-    ]
+    rows = [row_of(cls, pretraining=False) for _, cls in sorted(known_methods().items())]
+    before = [row_of(cls, pretraining=True) for cls in known_pretraining().values()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps([*rows, *before], indent=2))
         return
+    typer.echo("Methods, for --method:\n")
     for row in rows:
-        typer.echo(f"{row['name']}: {row['summary']}\n    {row['citation']}")
-        settings: dict[str, Any] = row["settings"]  # type: ignore[assignment]
-        for field, info in settings.items():
-            typer.echo(f"    --set {field}={info['default']}    {info['description']}")
-        presets: dict[str, Any] = row["presets"]  # type: ignore[assignment]
-        if presets:
-            typer.echo(f"    --set preset=NAME    {', '.join(presets)}")
+        show_row(row, prefix="")
+    typer.echo("\nPre-training, for --pretrain or `labelwise pretrain`:\n")
+    for row in before:
+        show_row(row, prefix=f"{row['name']}.")
+
+
+def row_of(cls: type[Method], pretraining: bool) -> dict[str, Any]:
+    """What there is to say of a method or a way of pre-training, for programs."""
+    return {
+        "name": cls.name,
+        "pretraining": pretraining,
+        "summary": cls.summary,
+        "citation": cls.citation,
+        "works_on": sorted(cls.kinds),
+        "presets": {preset: dict(values) for preset, values in cls.presets.items()},
+        "paper_numbers": dict(cls.paper_numbers),
+        "settings": {
+            field: {"default": info.default, "description": info.description}
+            for field, info in cls.Settings.model_fields.items()
+        },
+    }
+
+
+def show_row(row: Mapping[str, Any], prefix: str) -> None:
+    """Print a method for people.
+
+    Args:
+        row: as `row_of` gives it.
+        prefix: what stands before the name of its settings.
+    """
+    typer.echo(f"{row['name']}: {row['summary']}\n    {row['citation']}")
+    for field, info in row["settings"].items():
+        typer.echo(f"    --set {prefix}{field}={info['default']}    {info['description']}")
+    if row["presets"]:
+        typer.echo(f"    --set {prefix}preset=NAME    {', '.join(row['presets'])}")
 
 
 @app.command()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 SHOWN_NOTES = 4
+FIGURES = {
+    "knn_accuracy": "k-NN accuracy",
+    "knn_agreement": "k-NN agreement with the labels",
+    "neighbour_purity": "neighbour purity",
+    "neighbour_agreement": "neighbours of the same label",
+    "cluster_accuracy": "cluster accuracy",
+    "cluster_agreement": "cluster agreement with the labels",
+    "clusters_used": "clusters in use",
+}
+"""What `labelwise.training.representation` measures, in words."""
 
 app = typer.Typer(
     help="Train on partly wrong labels, and find out which labels are wrong.",
@@ -92,13 +103,18 @@ def listener_for(title: str, quiet: bool) -> Silent:
 
 def show_result(result: Result, as_json: bool) -> None:
     """Print what a run found: a few plain lines, or the summary as JSON."""
-    from labelwise.estimator import first_process
+    from labelwise.running import first_process
 
     if not first_process():
         return
     summary = result.summary
     if as_json:
         typer.echo(json.dumps({**summary, "run": str(result.path)}, indent=2))
+        return
+    show_stages(summary)
+    if "num_suspects" not in summary:  # pre-training alone
+        show_notes(summary)
+        typer.echo(f"Start from it: labelwise fit DATA --init {shlex.quote(str(result.path))}")
         return
     total = summary["num_samples"]
     typer.echo(f"{summary['num_suspects']} of {total} labels look wrong", nl=False)
@@ -124,11 +140,26 @@ def show_result(result: Result, as_json: bool) -> None:
             f"Truth is known: {summary['realised_noise_rate']:.1%} are wrong, "
             f"label-error AUROC {summary['label_error_auroc']:.3f}."
         )
+    show_notes(summary)
+    typer.echo(f"Labels: {result.path / 'labels.csv'}\nReport: {result.path / 'report.html'}")
+
+
+def show_stages(summary: Mapping[str, Any]) -> None:
+    """Print a line per stage of a run with pre-training: epochs, time, and what was measured."""
+    for stage in summary.get("stages", ()):
+        count = stage["epochs"]
+        epochs = f"{count} epoch{'s' * (count != 1)}"
+        words = f"{stage['name']}: {epochs} in {stage['seconds']:.1f} s"
+        found = [f"{title} {stage[key]:.1%}" for key, title in FIGURES.items() if key in stage]
+        typer.echo(", ".join([words, *found]))
+
+
+def show_notes(summary: Mapping[str, Any]) -> None:
+    """Print the first notes, and how many more there are."""
     for note in summary["notes"][:SHOWN_NOTES]:
         typer.echo(f"note: {note}")
     if len(summary["notes"]) > SHOWN_NOTES:
         typer.echo(f"note: {len(summary['notes']) - SHOWN_NOTES} more in summary.json")
-    typer.echo(f"Labels: {result.path / 'labels.csv'}\nReport: {result.path / 'report.html'}")
 
 
 def interrupted(folder: Path) -> None:

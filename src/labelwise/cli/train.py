@@ -1,4 +1,4 @@
-"""`labelwise fit`, `resume` and `demo`."""
+"""`labelwise fit`, `resume` and `demo`; pre-training alone is in `cli.pretrain`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def fit(
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A whole configuration; see `labelwise recipes`.")
+    ] = None,
+    pretrain: Annotated[
+        str | None,
+        typer.Option(help="simclr, moco, simclr+scan, … or none; default: what the method wants."),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Folder of a pre-training or run to start from.")
     ] = None,
     model: Annotated[str, typer.Option(help="Backbone: labelwise's or any timm name.")] = "auto",
     epochs: Annotated[int | None, typer.Option(help="Epochs; default scales with data.")] = None,
@@ -68,6 +75,8 @@ def fit(
     settings, schedule = parse_assignments(assign or [])
     options: dict[str, Any] = {
         "method": method,
+        "pretrain": pretrain,
+        "init": init,
         "model": model,
         "seed": seed,
         "label_column": label_column,
@@ -87,7 +96,17 @@ def fit(
     if recipe is not None:
         from labelwise.recipes import apply_recipe
 
+        own = settings
         options, settings, schedule = apply_recipe(recipe, options, settings, schedule)
+        if pretrain is not None or init is not None:
+            from labelwise.pretrained import starting_point
+            from labelwise.pretraining import fitting_settings, parse_names
+            from labelwise.pretraining.start import pretraining_of
+
+            given = None if pretrain is None else parse_names(pretrain)
+            start = starting_point(init)
+            done = () if start is None else pretraining_of(start)
+            settings = {**fitting_settings(settings, given, done), **own}
     options["method"] = options["method"] or "dividemix"
     stem = at_home(data).resolve().stem
     folder = out or next_free(Path("runs"), f"{stem}-{options['method']}")

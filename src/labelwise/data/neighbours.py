@@ -14,6 +14,9 @@ Progress = Callable[[int, int], None]
 BLOCK = 2048
 """Queries, and rows compared with them, at once: 16 MiB of similarities."""
 
+RUN = 64
+"""Columns of a block of which only the maximum is looked at first."""
+
 
 @torch.no_grad()
 def nearest_neighbours(
@@ -88,10 +91,40 @@ def nearest_among(
             part = query @ reference[start : start + block].T
         line = ((itself >= start) & (itself < start + part.shape[1])).nonzero().flatten()
         part[line, itself[line] - start] = -torch.inf
-        # Only the block's own best can enter the list: one top-k over the block, one over 2k.
-        values, order = part.topk(min(count, part.shape[1]), dim=1)
-        merged = torch.cat([best, values], dim=1)
-        ranked = torch.cat([places, order + start], dim=1)
+        lines, values, order = entering(part, best[:, -1], count)
+        merged = torch.cat([best[lines], values], dim=1)
+        ranked = torch.cat([places[lines], order + start], dim=1)
         chosen = merged.sort(dim=1, descending=True, stable=True).indices[:, :count]
-        best, places = merged.gather(1, chosen), ranked.gather(1, chosen)
+        best[lines], places[lines] = merged.gather(1, chosen), ranked.gather(1, chosen)
     return places, best
+
+
+def entering(part: Tensor, least: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `count` of every line of a block, or less where they cannot enter the lists.
+
+    The further the search has come, the fewer similarities beat what is held. The maxima of runs
+    of `RUN` columns say where those are; only these runs are ranked. With few of them a block
+    takes little more than its matrix product; ranking all of it would take as long again.
+
+    Args:
+        part: similarities (Q, R) of a block.
+        least: the smallest that is held for each query (Q).
+        count: k.
+
+    Returns:
+        Lines (L) that change, and for each the similarities (L, c) and columns (L, c) of the best
+        of the block: all that are above `least` are among them.
+    """
+    num_lines, width = part.shape
+    runs = part.view(num_lines, -1, RUN if width % RUN == 0 else width)
+    tops = runs.amax(2)
+    above = tops > least[:, None]
+    most = int(above.sum(1).max())
+    if 4 * most >= tops.shape[1]:
+        lines = torch.arange(num_lines, device=part.device)
+        return lines, *part.topk(min(count, width), dim=1)
+    lines = above.any(1).nonzero().flatten()
+    # Runs that a line does not need come along with those of another: they hold nothing above.
+    chosen = tops[lines].topk(most, dim=1).indices
+    values, order = runs[lines[:, None], chosen].flatten(1).topk(min(count, most * RUN), dim=1)
+    return lines, values, chosen.gather(1, order // RUN) * RUN + order % RUN

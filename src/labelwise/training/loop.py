@@ -310,7 +310,7 @@ class Trainer:
         position.phase_seconds["evaluate"] = time.monotonic() - start
         row = {
             "epoch": position.epoch + 1,
-            **({} if self.part is self.method else {"stage": self.part.name}),
+            **({} if self.part is self.method else {"stage": self.part.spec}),
             "lr": self.schedule.lr_at(self.epoch),
             **figures,
             **position.figures,

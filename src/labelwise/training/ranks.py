@@ -55,9 +55,7 @@ class Ranks:
         """
         if self.world == 1:
             return value
-        from torch.distributed.nn.functional import all_reduce
-
-        total: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
+        total: Tensor = _Total.apply(value)  # type: ignore[no-untyped-call]
         return total / self.world
 
     def whole(self, rows: Tensor) -> Tensor:
@@ -97,6 +95,27 @@ class Ranks:
         parts = [torch.empty_like(value) for _ in range(self.world)]
         torch.distributed.all_gather(parts, value.detach().contiguous())
         return torch.stack(parts)
+
+
+class _Total(torch.autograd.Function):
+    """Sum a tensor over the ranks; so are its gradients.
+
+    `torch.distributed.nn.functional.all_reduce` does this too, but is deprecated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        """The sum over the ranks."""
+        total = value.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """What all ranks' losses say about this rank's value."""
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
 
 
 class _Everyone(torch.autograd.Function):
