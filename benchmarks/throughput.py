@@ -4,7 +4,11 @@ Run: `python benchmarks/throughput.py [--minutes M] [--data FILE] [--json FILE] 
 
 The labelwise side is the package's own loop: its trainer runs phases whose plan is cut to the
 number of steps that is timed. The plain side is the usual way to write the same mathematics:
-float32, one image at a time through Pillow in loader workers, one forward per view.
+float32, one image at a time through Pillow in loader workers, one forward per view (SimCLR: both
+views in one forward, as is usual there).
+
+`--only simclr simclr-small` compares a step of contrastive pre-training, with the large and the
+small network.
 
 Both sides take the same images, batch sizes, network class and optimiser. They live in two
 processes, so that neither gets the other's memory allocator or thread pool, and take turns: while
@@ -22,11 +26,11 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +45,8 @@ from labelwise import experiment, outputs
 from labelwise.config import RunConfig
 from labelwise.data.store import Store, input_statistics
 from labelwise.models.build import NetworkSpec, build_network
-from labelwise.models.network import Network
+from labelwise.models.heads import Projection
+from labelwise.models.network import Network, Outputs
 from labelwise.rng import Draw
 from labelwise.selection.mixture import mixture
 from labelwise.training.context import Context
@@ -51,13 +56,17 @@ from labelwise.training.loop import Trainer
 from labelwise.training.method import Phase, Step
 from labelwise.training.progress import Silent
 from labelwise.training.scoring import Score
+from plain_simclr import nt_xent, simclr_view
 
 BATCH, VIEWS, CLASSES = 64, 2, 10
 TEMPERATURE, ALPHA, LAMBDA_U, THRESHOLD = 0.5, 4.0, 25.0, 0.5
+SMALL, LARGE = "small_resnet", "preact_resnet18"
+CONTRASTIVE_TEMPERATURE = 0.2
 WORKERS = 5  # of each loader, as the published code has it
 FILL_SECONDS = 3.0
 ROUNDS_AT_LEAST = 3
 SCORED = 50_000
+T = TypeVar("T")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 
 
@@ -98,6 +107,22 @@ class PlainImages(TorchDataset[Any]):
         return torch.from_numpy((values - self.mean) / self.std)
 
 
+class PlainPairs(PlainImages):
+    """The same with SimCLR's views."""
+
+    @staticmethod
+    def augment(image: Image.Image, padding: int = 4) -> Image.Image:
+        """Resized crop, flip, colours."""
+        del padding
+        return simclr_view(image)
+
+
+def projection_head(num_features: int, num_classes: int) -> dict[str, torch.nn.Module]:
+    """The head of SimCLR."""
+    del num_classes
+    return {"projection": Projection(num_features)}
+
+
 def endless(data: PlainImages, batch: int, workers: int) -> Iterator[Any]:
     """Random full batches without end, from a queue that is full."""
     sampler = RandomSampler(data, replacement=True, num_samples=10**9)
@@ -119,7 +144,7 @@ class Plain:
         """Build `count` networks."""
         mean, std = input_statistics(inputs)
         spec = NetworkSpec(model, shape, CLASSES)
-        networks = [build_network(spec, mean, std, Draw(n)) for n in range(count)]
+        networks = [build_network(spec, mean, std, Draw(n), projection_head) for n in range(count)]
         return cls(
             networks,
             [
@@ -128,10 +153,10 @@ class Plain:
             ],
         )
 
-    def logits(self, number: int, inputs: Tensor) -> Tensor:
-        """Class logits (B, K)."""
+    def logits(self, number: int, inputs: Tensor, head: str = "classes") -> Tensor:
+        """Class logits (B, K), or what another head makes of the features."""
         network = self.networks[number]
-        return network.heads["classes"](network.backbone(inputs).mean((2, 3)))
+        return network.heads[head](network.backbone(inputs).mean((2, 3)))
 
     def update(self, number: int, loss: Tensor) -> float:
         """Backward and optimiser step."""
@@ -169,6 +194,12 @@ class Plain:
         penalty = (prior * (prior / probability.mean(0)).log()).sum()
         return self.update(0, on_labelled + LAMBDA_U * on_unlabelled + penalty)
 
+    def simclr(self, batch: Any) -> float:
+        """One step of SimCLR, both views in one forward."""
+        views, _, _ = batch
+        projections = self.logits(0, torch.cat(views), "projection")
+        return self.update(0, nt_xent(projections, CONTRASTIVE_TEMPERATURE))
+
     def supervised(self, batch: Any) -> float:
         """One step of cross-entropy."""
         (images,), labels, _ = batch
@@ -201,7 +232,7 @@ class Stopwatch(Context):
         object.__setattr__(timed, "spent", spent)
         return timed
 
-    def note(self, name: str, call: Callable[[], Tensor]) -> Tensor:
+    def note(self, name: str, call: Callable[[], T]) -> T:
         """Call, and add the time to the part `name`."""
         start = time.perf_counter()
         value = call()
@@ -218,21 +249,32 @@ class Stopwatch(Context):
         with torch.no_grad():
             return self.note(whose, lambda: Context.logits(self, number, inputs).softmax(1))
 
-    def logits(self, number: int, inputs: Tensor) -> Tensor:
-        """Timed."""
-        return self.note("forward", lambda: super(Stopwatch, self).logits(number, inputs))
+    def forward(self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
+        """Timed where there is a gradient; what has none is part of a guess."""
+        call = super().forward
+        if not torch.is_grad_enabled():
+            return call(number, inputs, heads)
+        return self.note("forward", lambda: call(number, inputs, heads))
+
+
+SCHEDULE = {"schedule": {"epochs": 4, "warmup": 1, "batch_size": BATCH}}
 
 
 def trainer_of(
-    method: str, data: tuple[Tensor, np.ndarray], model: str, folder: Path, precision: str
+    method: str,
+    data: tuple[Tensor, np.ndarray],
+    model: str,
+    folder: Path,
+    precision: str,
+    options: dict[str, Any] | None = None,
 ) -> Trainer:
-    """The trainer that `labelwise fit` would build."""
+    """The trainer that `labelwise fit`, or `labelwise pretrain`, would build."""
     config = RunConfig.parse(
         {
             "data": "(in memory)",
             "method": method,
             "model": model,
-            "schedule": {"epochs": 4, "warmup": 1, "batch_size": BATCH},
+            **(SCHEDULE if options is None else options),
             "device": "cpu",
             "precision": precision,
             "checkpoint_every": 1e9,
@@ -246,11 +288,16 @@ def trainer_of(
     return experiment.assemble(config, prepared, bound, RunFolder(folder), Silent(), fabric)
 
 
+def planned(trainer: Trainer, phase: Phase) -> dict[str, Tensor]:
+    """The rows of all steps of a phase, as the loop plans them."""
+    size = phase.batch_size or trainer.schedule.batch_size
+    return dict(phase.sampling.plan(trainer._context(phase), size))
+
+
 def run_steps(trainer: Trainer, phase: Phase, steps: int) -> None:
     """Run the loop's own code on the first steps of a phase."""
     if trainer.position.plan is None:
-        context = trainer._context(phase)
-        plan = phase.sampling.plan(context, BATCH)
+        plan = planned(trainer, phase)
         trainer.position.plan = {side: rows[:steps] for side, rows in plan.items()}
     trainer._run(phase)
 
@@ -258,15 +305,14 @@ def run_steps(trainer: Trainer, phase: Phase, steps: int) -> None:
 def breakdown(trainer: Trainer, phase: Phase, steps: int) -> dict[str, float]:
     """Seconds of each part of a step, as the loop goes through them (median)."""
     assert isinstance(phase.step, Step)
-    context = trainer._context(phase)
-    plan = phase.sampling.plan(context, BATCH)
+    context, plan = trainer._context(phase), planned(trainer, phase)
     for number, network in enumerate(trainer.networks):
         network.train(number in phase.trains)
     held: list[dict[str, float]] = []
     for step in range(steps):
         spent: dict[str, float] = {}
         start = time.perf_counter()
-        here = Stopwatch.around(context.at_step(step), spent)
+        here = Stopwatch.around(context.at_step(step % len(next(iter(plan.values())))), spent)
         with torch.no_grad():
             groups = phase.step.views(here, trainer._groups(here, phase, plan))
         terms = phase.step.loss(here, groups)
@@ -398,6 +444,20 @@ def plain_epoch(bench: Bench) -> Callable[[], Any]:
     return lambda: [plain.supervised(next(batches)) for _ in range(bench.epoch_steps)]
 
 
+def plain_simclr(model: str | None = None) -> Callable[[Bench], Callable[[], Any]]:
+    """One step of SimCLR; the model is the bench's or the one named."""
+
+    def start(bench: Bench) -> Callable[[], Any]:
+        options = bench.options
+        plain = Plain.of(model or bench.model, bench.shape, bench.inputs, 1)
+        part = (bench.pixels, bench.labels, bench.clean)
+        pairs = PlainPairs(*part, VIEWS, plain.networks[0])
+        batches = endless(pairs, options.simclr_batch, options.workers)
+        return lambda: plain.simclr(next(batches))
+
+    return start
+
+
 def plain_score(bench: Bench) -> Callable[[], Any]:
     """The loss of the first images."""
     plain = Plain.of(bench.model, bench.shape, bench.inputs, 1)
@@ -431,6 +491,8 @@ PLAIN: dict[str, Callable[[Bench], Callable[[], Any]]] = {
     "epoch": plain_epoch,
     "score": plain_score,
     "mixture": plain_mixture,
+    "simclr": plain_simclr(),
+    "simclr-small": plain_simclr(SMALL),
 }
 
 
@@ -444,8 +506,28 @@ def compare_dividemix(bench: Bench, seconds: float) -> Row:
     phase = next(p for p in trainer.method.phases(2) if p.name == "divide-0")
     name = f"DivideMix step, {BATCH}+{BATCH} images"
     row = alternate(name, lambda: run_steps(trainer, phase, 1), "dividemix", bench, seconds)
-    bench.parts = breakdown(trainer, phase, ROUNDS_AT_LEAST)
+    bench.parts[row.name] = breakdown(trainer, phase, ROUNDS_AT_LEAST)
     return row
+
+
+def compare_simclr(model: str | None = None) -> Callable[[Bench, float], Row]:
+    """One step of contrastive pre-training; the model is the bench's or the one named."""
+
+    def compare(bench: Bench, seconds: float) -> Row:
+        size, used = bench.options.simclr_batch, model or bench.model
+        trainer = bench.pretrainer({"simclr.batch_size": size}, used)
+        phase = trainer.part.phases(0)[0]
+        row = alternate(
+            f"SimCLR step, {size} images, {used}",
+            lambda: run_steps(trainer, phase, 1),
+            "simclr" if model is None else "simclr-small",
+            bench,
+            seconds,
+        )
+        bench.parts[row.name] = breakdown(trainer, phase, ROUNDS_AT_LEAST)
+        return row
+
+    return compare
 
 
 def compare_epoch(bench: Bench, seconds: float) -> Row:
@@ -499,11 +581,11 @@ def compare_mixture(bench: Bench, seconds: float) -> Row:
 class Bench:
     """The data and options that all comparisons share."""
 
-    parts: dict[str, float]
+    parts: dict[str, dict[str, float]]
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.model = "small_resnet" if options.small else "preact_resnet18"
+        self.model = SMALL if options.small else LARGE
         self.inputs, self.labels, self.source = read_images(options.data, options.limit)
         self.pixels = self.inputs.permute(0, 2, 3, 1).contiguous().numpy()
         self.shape = tuple(self.inputs.shape[1:])
@@ -524,6 +606,12 @@ class Bench:
         """Labelwise's side."""
         data = (self.inputs, self.labels)
         return trainer_of(method, data, self.model, self.folder / method, self.options.precision)
+
+    def pretrainer(self, settings: dict[str, Any], model: str) -> Trainer:
+        """Labelwise's side of SimCLR alone."""
+        data, folder = (self.inputs, self.labels), self.folder / f"simclr-{model}"
+        options = {"pretrain": "simclr", "settings": {**settings, "simclr.epochs": 4}}
+        return trainer_of("simclr", data, model, folder, self.options.precision, options)
 
 
 def read_images(path: Path | None, limit: int) -> tuple[Tensor, np.ndarray, str]:
@@ -555,11 +643,12 @@ def machine() -> dict[str, Any]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for all comparisons")
+    parser.add_argument("--minutes", type=float, default=12.0, help="time for all comparisons")
     parser.add_argument("--data", type=Path, help="a manifest of 32x32 images; else random ones")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--small", action="store_true", help="small network, to try the script")
     parser.add_argument("--only", nargs="*", choices=sorted(COMPARISONS), help="comparisons")
+    parser.add_argument("--simclr-batch", type=int, default=256, help="images of a SimCLR step")
     parser.add_argument("--threads", type=int, help="CPU threads; the default is PyTorch's")
     parser.add_argument("--workers", type=int, default=WORKERS, help="of each plain loader")
     parser.add_argument("--precision", default="auto", help="of the labelwise side")
@@ -575,6 +664,8 @@ COMPARISONS: dict[str, tuple[float, Callable[[Bench, float], Row]]] = {
     "epoch": (0.3, compare_epoch),
     "score": (0.15, compare_score),
     "mixture": (0.1, compare_mixture),
+    "simclr": (0.35, compare_simclr()),
+    "simclr-small": (0.15, compare_simclr(SMALL)),
 }
 """Share of the time, and the comparison."""
 
@@ -598,10 +689,10 @@ def main() -> int:
     for row in rows:
         if row.note:
             print(f"  {row.name}: {row.note}")
-    if bench.parts:
-        total = sum(bench.parts.values())
-        print("\nWhere labelwise's DivideMix step goes (median):")
-        for name, seconds in bench.parts.items():
+    for step, parts in bench.parts.items():
+        total = sum(parts.values())
+        print(f"\nWhere labelwise's {step} goes (median):")
+        for name, seconds in parts.items():
             print(f"  {name:26} {seconds:8.3f} s {seconds / total:6.1%}")
     if options.json:
         content = {
