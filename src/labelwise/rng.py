@@ -103,6 +103,11 @@ class Draw:
             torch.randint(low, high, size, generator=generator, device=self.device)
         )
 
+    def shared_integers(self, purpose: str, count: int, high: int) -> Tensor:
+        """Integers (count) in [0, high), the same on every rank."""
+        generator = self.generator(purpose)
+        return torch.randint(high, (count,), generator=generator, device=self.device)
+
     def own_rows(self, whole: Tensor) -> Tensor:
         """This rank's rows of something made for the global batch: every `world`-th row."""
         return whole if self.world == 1 else whole[self.rank :: self.world]

@@ -50,7 +50,14 @@ SPECS = {
         },
     ),
 }
-SCAN_FIRST = {"num_neighbours": 5, "epochs": 1, "batch_size": 16, "view": "weak"}
+SCAN_FIRST = {
+    "num_neighbours": 5,
+    "epochs": 1,
+    "batch_size": 16,
+    "view": "weak",
+    "num_heads": 2,
+    "head_steps": 20,
+}
 EPOCHS = {"scan>scanmix": 4}
 
 

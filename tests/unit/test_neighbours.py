@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.data.neighbours import nearest_among, nearest_neighbours
+from labelwise.data.neighbours import RUN, entering, nearest_among, nearest_neighbours
 
 
 def features(num: int = 61, width: int = 5, seed: int = 0) -> Tensor:
@@ -118,6 +118,33 @@ def test_no_tensor_is_as_large_as_all_pairs() -> None:
         nearest_neighbours(vectors, 3, block=50)
     assert sizes
     assert max(sizes) <= 1000 * 4
+
+
+@pytest.mark.parametrize("order", ["mixed", "clustered", "rising"])
+def test_late_blocks_that_hold_little_are_searched_as_exactly(order: str) -> None:
+    """Most of a late block is passed over by the maxima of its runs; nothing may be lost."""
+    draw = torch.Generator().manual_seed(1)
+    vectors = torch.randn(4096, 6, generator=draw)
+    if order != "mixed":
+        which = torch.randint(8, (4096,), generator=draw)
+        vectors = 0.3 * vectors + 2 * features(8, 6)[which.sort().values]
+    if order == "rising":  # every block beats those before it
+        near = F.normalize(vectors, dim=1) @ F.normalize(vectors[:1], dim=1).T
+        vectors = vectors[near.flatten().argsort()]
+    queries = torch.arange(4095, 0, -37)
+    rows, values = nearest_neighbours(vectors, 7, queries=queries, block=512)
+    expected_rows, expected = brute_force(vectors, 7)
+    torch.testing.assert_close(values, expected[queries], rtol=1e-5, atol=1e-6)
+    assert float((rows == expected_rows[queries]).float().mean()) > 0.999  # ties of float32
+
+
+def test_only_lines_that_change_are_ranked() -> None:
+    part = torch.zeros(3, 4 * 8 * RUN)
+    part[1, 5 * RUN + 3], part[1, 5], part[2, 9 * RUN] = 0.9, 0.6, 0.7
+    lines, values, columns = entering(part, torch.tensor([0.5, 0.5, 0.8]), 3)
+    assert lines.tolist() == [1]
+    assert values.tolist() == [pytest.approx([0.9, 0.6, 0.0])]
+    assert columns[0, :2].tolist() == [5 * RUN + 3, 5]
 
 
 def test_progress_is_told() -> None:

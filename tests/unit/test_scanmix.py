@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ import torch
 from torch import nn
 
 from labelwise.data.dataset import Dataset
+from labelwise.data.store import input_statistics
 from labelwise.errors import UserError
+from labelwise.losses.clustering import entropy, neighbour_consistency
 from labelwise.methods import parse_method
 from labelwise.methods.c2d import C2D
 from labelwise.methods.clusters import Clusters
 from labelwise.methods.scanmix import ScanMix, scanmix_rule
+from labelwise.models.build import NetworkSpec, build_network
 from labelwise.models.heads import Linear
+from labelwise.models.network import Network
+from labelwise.pretraining.cluster_head import StartHead, candidate_losses
 from labelwise.pretraining.scan import RESTARTS, SCAN, WEIGHT, WatchClusters
 from labelwise.pretraining.simclr import SimCLR
 from labelwise.recipes import known_recipes
+from labelwise.rng import Draw
 from labelwise.training.chain import Chain
 from labelwise.training.context import Context
 from labelwise.training.loop import Interrupted, Trainer
@@ -33,6 +40,7 @@ from labelwise.training.neighbourhood import (
     NeighbourPairs,
     neighbour_column,
 )
+from labelwise.training.representation import cluster_figures
 from support import (
     assert_same_tensors,
     bound,
@@ -48,11 +56,22 @@ from support import (
 DATA = tiny_images(num=40)
 
 
-def clustered(data: Dataset = DATA, count: int = 5, number: int = 2) -> Context:
+def embedding_network(data: Dataset, number: int) -> Network:
+    """The network that embeddings take."""
+    spec = NetworkSpec("mlp", data.shape, data.num_classes)
+    return build_network(spec, *input_statistics(data.inputs), Draw(number)).eval()
+
+
+def clustered(
+    data: Dataset = DATA,
+    count: int = 5,
+    number: int = 2,
+    build: Callable[[Dataset, int], Network] = smooth_network,
+) -> Context:
     """A context whose networks have a cluster head."""
     networks: list[nn.Module] = []
     for peer in range(number):
-        network = smooth_network(data, peer)
+        network = build(data, peer)
         network.heads["clusters"] = Linear(network.backbone.num_features, data.num_classes)
         networks.append(network)
     said: list[str] = []
@@ -270,6 +289,46 @@ def test_even_clusters_are_left_alone() -> None:
     assert "scan_restarts" not in context.ledger.decisions
 
 
+# -- the start of the head -------------------------------------------------------------------
+
+
+def test_losses_of_several_heads_are_those_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchors, partners = (2 * torch.randn(9, 3, 4, generator=generator) for _ in range(2))
+    agreement, spread = candidate_losses(anchors, partners, 5.0)
+    for head in range(3):
+        wanted = neighbour_consistency(anchors[:, head], partners[:, head])
+        assert float(agreement[head]) == pytest.approx(float(wanted), rel=1e-5)
+        mean = anchors[:, head].softmax(1).mean(0)
+        assert float(spread[head]) == pytest.approx(-5 * float(entropy(mean)), rel=1e-5)
+
+
+def test_head_starts_with_clusters_that_are_classes() -> None:
+    """Embeddings with clear clusters, where a random head knows nothing."""
+    data = tiny_embeddings(num=200, num_classes=4, wrong=0.7)
+    context = clustered(data, count=8, number=1, build=embedding_network)
+    truth = torch.arange(200) % 4
+    MineNeighbours(8).run(context)
+    before = {name: w.clone() for name, w in context.plain[0].named_parameters()}
+    figures = StartHead(6, 5.0, steps=300).run(context)
+    assert figures["head_loss"] <= figures["head_loss_worst"]
+    with torch.no_grad():
+        assigned = context.plain[0](data.inputs, heads=("clusters",))["clusters"].argmax(1)
+    assert cluster_figures(assigned, truth, 4)[0] > 0.95
+    moved = {n for n, w in context.plain[0].named_parameters() if not torch.equal(w, before[n])}
+    assert moved == {"heads.clusters.weight", "heads.clusters.bias"}
+
+
+def test_start_of_the_head_is_the_same_whenever_it_is_asked() -> None:
+    weights = []
+    for _ in range(2):
+        context = clustered()
+        MineNeighbours(5).run(context)
+        StartHead(3, 5.0, steps=20).run(context)
+        weights.append(context.plain[0].get_submodule("heads.clusters").weight)
+    assert torch.equal(*weights)
+
+
 # -- whole chains -----------------------------------------------------------------------------
 
 
@@ -277,7 +336,7 @@ def whole(epochs: int = 1) -> Chain:
     """All stages, as short as can be."""
     return Chain(
         SimCLR(epochs=epochs, batch_size=16),
-        SCAN(num_neighbours=4, epochs=epochs, batch_size=16, self_label_epochs=1),
+        SCAN(num_neighbours=4, epochs=epochs, batch_size=16, self_label_epochs=1, head_steps=5),
         ScanMix(num_neighbours=4, cluster_batch=16, cluster_lr=1e-3),
     )
 
@@ -349,7 +408,7 @@ def test_features_are_frozen_while_the_heads_warm_up(tmp_path: Path) -> None:
 def test_clusters_alone_classify_what_labels_only_name(tmp_path: Path) -> None:
     data = tiny_images(num=120, wrong=0.5, seed=3)
     chain = Chain(
-        SCAN(num_neighbours=5, epochs=12, batch_size=40, view="weak", lr=5e-3),
+        SCAN(num_neighbours=5, epochs=12, batch_size=40, view="weak", lr=5e-3, head_steps=100),
         Clusters(num_neighbours=5),
     )
     trainer = build_trainer(data, chain, tmp_path, schedule={"epochs": 1, "warmup": 0})

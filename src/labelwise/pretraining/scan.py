@@ -18,6 +18,7 @@ from labelwise.losses.clustering import (
     neighbour_consistency,
 )
 from labelwise.models.heads import Linear
+from labelwise.pretraining.cluster_head import StartHead
 from labelwise.pretraining.share import Share
 from labelwise.training.context import Context
 from labelwise.training.groups import Groups, add_views
@@ -43,6 +44,10 @@ class SCANSettings(MethodSettings):
     lr: float | None = Field(None, gt=0, description="learning rate of Adam (paper: 1e-4)")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty on all weights")
     view: str = Field("strong", description="view policy of both partners")
+    num_heads: int = Field(
+        10, ge=0, le=100, description="heads tried on fixed features; the best starts. 0: none"
+    )
+    head_steps: int = Field(700, ge=1, description="updates of those heads")
     self_label_epochs: int = Field(
         0, ge=0, description="epochs of self-labelling after clustering (an option of the paper)"
     )
@@ -203,7 +208,9 @@ class SCAN(Method):
     The features must be good already: SCAN follows SimCLR or MoCo, or works on embeddings.
 
     Differences from the paper:
-        1. One cluster head instead of several of which the one with the least loss is kept.
+        1. Several heads are learnt on fixed features, and the one of least loss is then learnt
+           together with the backbone (`labelwise.pretraining.cluster_head.StartHead`); the paper
+           learns several with the backbone and keeps the best. `num_heads=0` starts at random.
         2. Collapsed clusters are noticed and the head is restarted (`WatchClusters`).
         3. Epochs and the learning rate scale with the data where they are not given.
     """
@@ -252,6 +259,9 @@ class SCAN(Method):
         if epoch == 0:
             phases.append(Phase("neighbours", MineNeighbours(settings.num_neighbours)))
             phases.append(Phase("weight", SetWeight(settings.entropy_weight)))
+            if settings.num_heads:
+                start = StartHead(settings.num_heads, settings.entropy_weight, settings.head_steps)
+                phases.append(Phase("head", start))
         if epoch < self.schedule.epochs - settings.self_label_epochs:
             phases.append(Phase("cluster", Consistency(settings.view), (0,), NeighbourPairs()))
         else:

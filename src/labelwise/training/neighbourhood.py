@@ -42,7 +42,7 @@ class MineNeighbours(Pass):
         """Search, unless an earlier part of the run has done so."""
         if context.ledger.decisions.get(MINED):
             return {}
-        features = self._features(context)
+        features = all_features(context)
         size, ranks = len(features), context.ranks
         if size - 1 < self.count:
             context.say(
@@ -57,17 +57,24 @@ class MineNeighbours(Pass):
         context.ledger.decisions[MINED] = 1.0
         return {}
 
-    def _features(self, context: Context) -> Tensor:
-        if context.store.inputs.ndim == 2:
-            return context.store.inputs
-        found: Tensor | None = None
-        for index, outputs in context.score_blocks(0, ("features",)):
-            part = outputs["features"].float()
-            if found is None:
-                found = part.new_zeros(len(context.store), part.shape[1])
-            found[index] = part
-        assert found is not None
-        return context.ranks.sum(found)
+
+def all_features(context: Context, own: bool = False) -> Tensor:
+    """Features (N, F) of every sample, unaugmented, on every rank.
+
+    Args:
+        context: of the pass.
+        own: ask the first network even where the samples are embeddings.
+    """
+    if context.store.inputs.ndim == 2 and not own:
+        return context.store.inputs
+    found: Tensor | None = None
+    for index, outputs in context.score_blocks(0, ("features",)):
+        part = outputs["features"].float()
+        if found is None:
+            found = part.new_zeros(len(context.store), part.shape[1])
+        found[index] = part
+    assert found is not None, "this rank has no sample"
+    return context.ranks.sum(found)
 
 
 def kept(neighbours: Tensor, own: Tensor, prediction: Tensor | None) -> Tensor:
