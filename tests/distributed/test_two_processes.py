@@ -56,7 +56,7 @@ SCAN_FIRST = {
     "batch_size": 16,
     "view": "weak",
     "num_heads": 2,
-    "head_steps": 20,
+    "head_steps": 5,
 }
 EPOCHS = {"scan>scanmix": 4}
 

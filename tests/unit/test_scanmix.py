@@ -18,7 +18,7 @@ from labelwise.losses.clustering import entropy, neighbour_consistency
 from labelwise.methods import parse_method
 from labelwise.methods.c2d import C2D
 from labelwise.methods.clusters import Clusters
-from labelwise.methods.scanmix import ScanMix, scanmix_rule
+from labelwise.methods.scanmix import AskNeighbours, ScanMix, scanmix_rule
 from labelwise.models.build import NetworkSpec, build_network
 from labelwise.models.heads import Linear
 from labelwise.models.network import Network
@@ -27,6 +27,8 @@ from labelwise.pretraining.scan import RESTARTS, SCAN, WEIGHT, WatchClusters
 from labelwise.pretraining.simclr import SimCLR
 from labelwise.recipes import known_recipes
 from labelwise.rng import Draw
+from labelwise.selection.agreement import noise_rate_from_pairs
+from labelwise.selection.mixture import mixture
 from labelwise.training.chain import Chain
 from labelwise.training.context import Context
 from labelwise.training.loop import Interrupted, Trainer
@@ -41,6 +43,7 @@ from labelwise.training.neighbourhood import (
     neighbour_column,
 )
 from labelwise.training.representation import cluster_figures
+from labelwise.training.scoring import CLEAN_PRIOR
 from support import (
     assert_same_tensors,
     bound,
@@ -155,6 +158,90 @@ def test_pretraining_follows_the_kind_of_data_and_takes_the_settings() -> None:
     assert list(Clusters().pretraining(images)) == ["simclr", "scan"]
     with pytest.raises(UserError, match="needs images"):
         C2D().bind(embeddings)
+
+
+def test_warmup_counts_steps_not_epochs() -> None:
+    digits, many = (Problem(n, 10, "images", (1, 8, 8)) for n in (1438, 50_000))
+    assert C2D().bind(digits).schedule.warmup == round(260 / math.ceil(1438 / 64))
+    assert ScanMix().bind(many).schedule.warmup == 2
+    short = ScanMix().bind(digits, {"epochs": 20}).schedule
+    assert (short.epochs, short.warmup) == (20, 5)
+    assert ScanMix().bind(digits, {"epochs": 20, "warmup": 7}).schedule.warmup == 7
+    assert ScanMix().bind(digits, {"epochs": 2}).schedule.warmup == 1
+
+
+# -- the noise that neighbours tell -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.45, 0.72, 0.81])
+def test_neighbours_tell_the_rate_of_uniform_noise(rate: float) -> None:
+    """Neighbours that are of one class, predictions that are right."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(4000) % 10
+    near = torch.randint(0, 400, (4000, 20), generator=generator) * 10 + truth[:, None]
+    moved = torch.rand(4000, generator=generator) < rate
+    other = (truth + torch.randint(1, 10, (4000,), generator=generator)) % 10
+    labels = torch.where(moved, other, truth)
+    told = noise_rate_from_pairs(labels, truth, near, 10)
+    assert told == pytest.approx(float(moved.float().mean()), abs=0.02)
+
+
+def test_impure_neighbours_are_allowed_for() -> None:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.arange(4000) % 10
+    near = torch.randint(0, 400, (4000, 20), generator=generator) * 10 + truth[:, None]
+    stray = torch.rand(near.shape, generator=generator) < 0.4
+    near = torch.where(stray, torch.randint(0, 4000, near.shape, generator=generator), near)
+    moved = torch.rand(4000, generator=generator) < 0.5
+    other = (truth + torch.randint(1, 10, (4000,), generator=generator)) % 10
+    labels = torch.where(moved, other, truth)
+    assert noise_rate_from_pairs(labels, truth, near, 10) == pytest.approx(0.5, abs=0.03)
+
+
+def test_labels_without_any_agreement_are_all_noise() -> None:
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.randint(0, 5, (2000,), generator=generator)
+    truth = torch.arange(2000) % 5
+    near = torch.randint(0, 400, (2000, 10), generator=generator) * 5 + truth[:, None]
+    assert 0.7 < noise_rate_from_pairs(labels, truth, near, 5) <= 0.8
+    empty = torch.full((2000, 10), -1)
+    assert noise_rate_from_pairs(labels, labels, empty, 5) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("fitted", "held"), [(0.3, False), (0.6, True)])
+def test_neighbours_are_believed_where_both_see_severe_noise(fitted: float, held: bool) -> None:
+    data = tiny_images(num=300, wrong=0.0)
+    context = clustered(data, count=10)
+    truth = torch.arange(300) % 3
+    generator = torch.Generator().manual_seed(0)
+    near = torch.randint(0, 100, (300, 10), generator=generator) * 3 + truth[:, None]
+    context.ledger.set(NEIGHBOURS, 0, near)
+    object.__setattr__(context.store, "labels", torch.randint(0, 3, (300,), generator=generator))
+    for peer in (0, 1):
+        context.ledger.set("prediction", peer, truth)
+        context.ledger.set("clean", peer, torch.full((300,), 1 - fitted))
+    told = AskNeighbours().run(context)["noise_rate_of_neighbours"]
+    assert told > 0.55
+    decided = context.ledger.decisions
+    assert (CLEAN_PRIOR in decided) == held
+    if held:
+        assert decided[CLEAN_PRIOR] == pytest.approx(1 - max(told, fitted))
+
+
+def test_share_of_the_low_losses_can_be_given() -> None:
+    """Groups that overlap: EM alone takes too many for low."""
+    generator = torch.Generator().manual_seed(0)
+    low = 1.6 + 0.25 * torch.randn(200, generator=generator)
+    high = 2.4 + 0.35 * torch.randn(800, generator=generator)
+    losses = torch.cat([low, high])
+    fit = mixture("gaussian").fit(losses, False, 0.2)
+    assert fit.weights.tolist() == pytest.approx([0.2, 0.8])
+    assert float(fit.clean.mean()) == pytest.approx(0.2, abs=0.04)
+    free = mixture("gaussian").fit(losses, False)
+    wrong = torch.arange(1000) >= 200
+    error = [float((f.clean.mean() - 0.2).abs()) for f in (fit, free)]
+    assert error[0] < error[1]
+    assert float((fit.clean[wrong] > 0.5).float().mean()) < 0.1
 
 
 # -- neighbours -------------------------------------------------------------------------------

@@ -62,9 +62,14 @@ class C2D(DivideMix):
         return {"simclr": {}}
 
     def default_schedule(self, problem: Problem) -> Schedule:
-        """DivideMix's with a short warm-up: the features are there already."""
-        schedule = super().default_schedule(problem)
-        return schedule.override({"warmup": max(1, min(5, schedule.epochs // 4))})
+        """DivideMix's, with a shorter warm-up."""
+        return self.with_warmup(super().default_schedule(problem), problem)
+
+    def with_warmup(self, schedule: Schedule, problem: Problem) -> Schedule:
+        """Some 260 steps of warm-up: the features are there already."""
+        steps = math.ceil(problem.num_samples / schedule.batch_size)
+        wanted = min(schedule.epochs // 4, max(2, round(260 / steps)))
+        return schedule.override({"warmup": max(1, wanted)})
 
     def phases(self, epoch: int) -> list[Phase]:
         """DivideMix's, the warm-up on frozen features."""

@@ -15,17 +15,23 @@ from labelwise.methods.c2d import C2D, C2DSettings
 from labelwise.methods.dividemix import MixMatch, settings_rule
 from labelwise.models.heads import Linear
 from labelwise.pretraining.scan import Consistency
+from labelwise.selection.agreement import noise_rate_from_pairs
+from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.training.context import Context
 from labelwise.training.deciding import Rule
 from labelwise.training.groups import Groups
-from labelwise.training.method import Phase, Problem
+from labelwise.training.method import Pass, Phase, Problem
 from labelwise.training.neighbourhood import (
+    NEIGHBOURS,
     CountKept,
     MineNeighbours,
     NeighbourPairs,
     neighbour_column,
 )
+from labelwise.training.scoring import CLEAN_PRIOR
 
+MOST = 0.5
+"""Noise rate from which neighbours are believed: most labels are wrong."""
 SEVERE = 0.6
 """Predicted noise rate above which clustering leads and views are strong (authors' code)."""
 
@@ -42,6 +48,9 @@ class ScanMixSettings(C2DSettings):
     cluster_view: str = Field("strong", description="view policy of the clustering pass")
     estep_filter: bool = Field(
         True, description="keep a neighbour only if the peer predicts the anchor's class for it"
+    )
+    ask_neighbours: bool = Field(
+        True, description="let neighbours tell the share of right labels under severe noise (ours)"
     )
     strong_views: bool | None = Field(
         None, description="strong views in the MixMatch pass (above 60 % noise)"
@@ -67,6 +76,36 @@ class ChosenMixMatch(MixMatch):
     def mixmatch(self, context: Context, groups: Groups) -> Groups:
         """The views of MixMatch itself."""
         return super().views(context, groups)
+
+
+@dataclass(frozen=True)
+class AskNeighbours(Pass):
+    """See from the neighbours how severe the noise is, before the losses are divided.
+
+    After a warm-up under severe noise the two groups of losses overlap, and the mixture takes up
+    to twice as many labels for right as are. Neighbours tell the rate better then
+    (`labelwise.selection.agreement`). Where both say that most labels are wrong, the share of right
+    labels is held in the mixture at what the larger rate leaves.
+    """
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Compare both rates and decide."""
+        ledger = context.ledger
+        rates = [
+            noise_rate_from_pairs(
+                context.store.labels, predicted, ledger[NEIGHBOURS][0], context.num_classes
+            )
+            for predicted in ledger["prediction"]
+        ]
+        told = sum(rates) / len(rates)
+        fitted = float(estimate_noise_rate(ledger["clean"]).mean())
+        if min(told, fitted) > MOST:
+            ledger.decisions[CLEAN_PRIOR] = 1 - max(told, fitted)
+            context.say(
+                f"neighbours carry the same label as seldom as at {told:.0%} noise, the losses "
+                f"look like {fitted:.0%}: {1 - max(told, fitted):.0%} of them are taken for right"
+            )
+        return {"noise_rate_of_neighbours": told}
 
 
 def scanmix_rule(rate: float, num_classes: int) -> dict[str, float]:
@@ -106,7 +145,9 @@ class ScanMix(C2D):
         4. λ_e is 5 (SCAN's practice, the authors' code), the text says 2.
         5. Collapsed clusters are noticed (`WatchClusters`); the run then goes on as C2D.
         6. Embeddings skip SimCLR: they are features already.
-        7. Those of `labelwise.methods.c2d.C2D`.
+        7. Under severe noise the neighbours' labels tell the share of right ones (`AskNeighbours`);
+           `ask_neighbours=false` leaves that to the mixture alone, as in the paper.
+        8. Those of `labelwise.methods.c2d.C2D`.
     """
 
     name = "scanmix"
@@ -158,8 +199,15 @@ class ScanMix(C2D):
     def divide(self, first: bool, scored: int) -> list[Phase]:
         """Score, divide, decide; and mine the neighbours where no part before has done so."""
         phases = super().divide(first, scored)
-        mine = [Phase("neighbours", MineNeighbours(self.settings.num_neighbours))] if first else []
-        return [*mine, *phases, Phase("filter", CountKept())] if self.filters else [*mine, *phases]
+        if first:
+            *divided, decide = phases
+            mine = Phase("neighbours", MineNeighbours(self.settings.num_neighbours))
+            phases = [mine, *divided]
+            if self.settings.ask_neighbours:
+                again = replace(divided[-1], name="mixture-again")
+                phases += [Phase("ask", AskNeighbours()), again]
+            phases.append(decide)
+        return [*phases, Phase("filter", CountKept())] if self.filters else phases
 
     @property
     def filters(self) -> bool:

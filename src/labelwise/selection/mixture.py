@@ -80,7 +80,9 @@ class Mixture(ABC):
     tolerance: float
     """EM stops when the mean log-likelihood changes by less; 0 runs all iterations."""
 
-    def fit(self, losses: Tensor, single_mode: bool = True) -> MixtureFit:
+    def fit(
+        self, losses: Tensor, single_mode: bool = True, low_weight: float | None = None
+    ) -> MixtureFit:
         """Fit the mixture and return every sample's clean probability.
 
         The posterior `w` of the low component is made monotone: with `p` the midpoint of the two
@@ -106,6 +108,8 @@ class Mixture(ABC):
             single_mode: whether rule 4 holds. An audit wants it; training does not: the early
                 losses of a hard data set have one mode, and a method that then trusts every
                 label learns the wrong ones for good.
+            low_weight: weight of the low component where it is known from elsewhere; EM then
+                starts from that share of the smallest losses and holds it. None fits it.
 
         Raises:
             UserError: there is no loss, or none of them is finite.
@@ -121,7 +125,9 @@ class Mixture(ABC):
         work = torch.float32 if losses.device.type == "mps" else torch.float64
         ordered, order = losses[finite].to(work).sort()
         low, high = self.bounds(ordered)
-        parameters, weights, trusted, reason = self._components(ordered, low, high, single_mode)
+        parameters, weights, trusted, reason = self._components(
+            ordered, low, high, single_mode, low_weight
+        )
         means, variances = self.moments(parameters)
         clean = torch.zeros_like(losses, dtype=torch.float32)
         clean[finite] = torch.empty_like(trusted).scatter_(0, order, trusted).float()
@@ -142,7 +148,12 @@ class Mixture(ABC):
         )
 
     def _components(
-        self, ordered: Tensor, low: Tensor, high: Tensor, single_mode: bool
+        self,
+        ordered: Tensor,
+        low: Tensor,
+        high: Tensor,
+        single_mode: bool,
+        low_weight: float | None,
     ) -> tuple[Tensor, Tensor, Tensor, str | None]:
         """Parameters, weights, clean probability (N) of sorted losses, reason not to believe."""
         if reason := _unfit(ordered, low, high):
@@ -150,7 +161,7 @@ class Mixture(ABC):
             return nothing, ordered.new_tensor([1.0, 0.0]), _by_rank(ordered), reason
         x = (ordered - low) / (high - low)
         kept = self.kept(x)
-        parameters, weights = self._expectation_maximisation(kept)
+        parameters, weights = self._expectation_maximisation(kept, low_weight)
         reason = self._one_group(kept, parameters, weights, single_mode)
         trusted = _by_rank(ordered) if reason else self._monotone(x, parameters, weights)
         return parameters, weights, trusted, reason
@@ -186,9 +197,16 @@ class Mixture(ABC):
     def _joint(self, x: Tensor, parameters: Tensor, weights: Tensor) -> Tensor:
         return self.log_density(x, parameters).add_(weights.log()[:, None])
 
-    def _expectation_maximisation(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _expectation_maximisation(
+        self, x: Tensor, low_weight: float | None
+    ) -> tuple[Tensor, Tensor]:
         """EM; returns parameters (2, P) and weights (2), the smaller mean first."""
-        parameters, weights = self.initial(x)
+        if low_weight is None:
+            parameters, weights = self.initial(x)
+        else:
+            first = (torch.arange(len(x), device=x.device) < low_weight * len(x)).to(x)
+            parameters = self.maximise(x, torch.stack([first, 1.0 - first]))
+            weights = x.new_tensor([low_weight, 1.0 - low_weight])
         previous = x.new_tensor(-torch.inf)
         done = torch.zeros((), dtype=torch.bool, device=x.device)
         for _ in range(self.iterations):
@@ -197,7 +215,8 @@ class Mixture(ABC):
             first = torch.sigmoid(joint[0] - joint[1])
             share = torch.stack([first, 1.0 - first])
             parameters = torch.where(done, parameters, self.maximise(x, share))
-            weights = torch.where(done, weights, _weights(share))
+            if low_weight is None:
+                weights = torch.where(done, weights, _weights(share))
             done = done | ((likelihood - previous).abs() < self.tolerance)
             previous = likelihood
             # Elsewhere than on the CPU, reading `done` would wait for the device.

@@ -244,6 +244,10 @@ class Method(ABC):
         """A schedule that suits the number of samples; the paper's is a preset or recipe."""
         return Schedule.scaled(problem.num_samples, problem.kind, iterations=1500)
 
+    def with_warmup(self, schedule: Schedule, problem: Problem) -> Schedule:
+        """Fit the warm-up to a schedule that the user changed."""
+        return schedule.with_warmup(problem.num_samples)
+
     def bind(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Method:
         """Return the method with its schedule fixed for a problem.
 
@@ -262,7 +266,7 @@ class Method(ABC):
         given = {name: value for name, value in (overrides or {}).items() if value is not None}
         schedule = self.default_schedule(problem).override(given)
         if "warmup" not in given and given.keys() & {"epochs", "batch_size"}:
-            schedule = schedule.with_warmup(problem.num_samples)
+            schedule = self.with_warmup(schedule, problem)
         self.adopt(schedule)
         return self
 
@@ -321,6 +325,10 @@ class Wrapper(Method):
     def default_schedule(self, problem: Problem) -> Schedule:
         """The base's schedule."""
         return self.base.default_schedule(problem)
+
+    def with_warmup(self, schedule: Schedule, problem: Problem) -> Schedule:
+        """As the base fits it."""
+        return self.base.with_warmup(schedule, problem)
 
     def bind(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Method:
         """Bind the wrapper and what it wraps; both must take this kind of data."""

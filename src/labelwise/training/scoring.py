@@ -56,6 +56,10 @@ class Score(Pass):
         return {}
 
 
+CLEAN_PRIOR = "clean_prior"
+"""Decision: the share of right labels, where something else than the losses tells it."""
+
+
 @dataclass(frozen=True)
 class FitMixture(Pass):
     """Fit a two-component mixture to each network's losses; write the ledger column "clean".
@@ -85,7 +89,8 @@ class FitMixture(Pass):
             losses = ledger["loss"][number]
             if self.history is not None:
                 losses = ledger[self.history][number, :, -self.seen :].mean(dim=1)
-            fit = mixture(self.family).fit(losses, self.single_mode)
+            known = ledger.decisions.get(CLEAN_PRIOR)
+            fit = mixture(self.family).fit(losses, self.single_mode, known)
             clean = self._revived(context, number, fit.clean, losses) if self.revive else fit.clean
             ledger.set("clean", number, clean)
             if fit.fallback:
