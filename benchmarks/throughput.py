@@ -8,7 +8,8 @@ float32, one image at a time through Pillow in loader workers, one forward per v
 views in one forward, as is usual there).
 
 `--only simclr simclr-small` compares a step of contrastive pre-training, with the large and the
-small network.
+small network. Where other work shares the cores set OMP_WAIT_POLICY=PASSIVE, as the command line
+does: both sides get it, and threads that wait do not take the cores from those that work.
 
 Both sides take the same images, batch sizes, network class and optimiser. They live in two
 processes, so that neither gets the other's memory allocator or thread pool, and take turns: while
@@ -62,6 +63,7 @@ BATCH, VIEWS, CLASSES = 64, 2, 10
 TEMPERATURE, ALPHA, LAMBDA_U, THRESHOLD = 0.5, 4.0, 25.0, 0.5
 SMALL, LARGE = "small_resnet", "preact_resnet18"
 CONTRASTIVE_TEMPERATURE = 0.2
+SIMCLR_STEPS = 10
 WORKERS = 5  # of each loader, as the published code has it
 FILL_SECONDS = 3.0
 ROUNDS_AT_LEAST = 3
@@ -453,7 +455,8 @@ def plain_simclr(model: str | None = None) -> Callable[[Bench], Callable[[], Any
         part = (bench.pixels, bench.labels, bench.clean)
         pairs = PlainPairs(*part, VIEWS, plain.networks[0])
         batches = endless(pairs, options.simclr_batch, options.workers)
-        return lambda: plain.simclr(next(batches))
+        steps = bench.simclr_steps(model)
+        return lambda: [plain.simclr(next(batches)) for _ in range(steps)]
 
     return start
 
@@ -516,13 +519,15 @@ def compare_simclr(model: str | None = None) -> Callable[[Bench, float], Row]:
     def compare(bench: Bench, seconds: float) -> Row:
         size, used = bench.options.simclr_batch, model or bench.model
         trainer = bench.pretrainer({"simclr.batch_size": size}, used)
-        phase = trainer.part.phases(0)[0]
+        phase, steps = trainer.part.phases(0)[0], bench.simclr_steps(model)
         row = alternate(
             f"SimCLR step, {size} images, {used}",
-            lambda: run_steps(trainer, phase, 1),
+            lambda: run_steps(trainer, phase, steps),
             "simclr" if model is None else "simclr-small",
             bench,
             seconds,
+            1 / steps,
+            f"{steps} step(s) a turn",
         )
         bench.parts[row.name] = breakdown(trainer, phase, ROUNDS_AT_LEAST)
         return row
@@ -606,6 +611,11 @@ class Bench:
         """Labelwise's side."""
         data = (self.inputs, self.labels)
         return trainer_of(method, data, self.model, self.folder / method, self.options.precision)
+
+    def simclr_steps(self, model: str | None) -> int:
+        """Steps a turn: many of the small network, whose loader works on into the other's turn."""
+        wanted = SIMCLR_STEPS if (model or self.model) == SMALL else 1
+        return max(1, min(wanted, len(self.labels) // self.options.simclr_batch))
 
     def pretrainer(self, settings: dict[str, Any], model: str) -> Trainer:
         """Labelwise's side of SimCLR alone."""

@@ -17,8 +17,8 @@ from labelwise.errors import UserError
 from labelwise.losses.clustering import entropy, neighbour_consistency
 from labelwise.methods import parse_method
 from labelwise.methods.c2d import C2D
-from labelwise.methods.clusters import Clusters
-from labelwise.methods.scanmix import AskNeighbours, ScanMix, scanmix_rule
+from labelwise.methods.clusters import NAMED, Clusters, NameClusters
+from labelwise.methods.scanmix import AskNeighbours, ScanMix, SetWarmup, scanmix_rule
 from labelwise.models.build import NetworkSpec, build_network
 from labelwise.models.heads import Linear
 from labelwise.models.network import Network
@@ -103,7 +103,7 @@ def test_c2d_warms_up_the_heads_alone() -> None:
 
 def test_scanmix_clusters_after_the_division_of_both_networks() -> None:
     method = bound(ScanMix(cluster_batch=32), DATA, epochs=4, warmup=1)
-    assert names(method, 0) == ["warmup-0", "warmup-1"]
+    assert names(method, 0) == ["name", "warmup-lr", "warmup-0", "warmup-1"]
     first = names(method, 1)
     assert first[0] == "neighbours"
     assert first[-4:] == ["divide-0", "divide-1", "cluster-0", "cluster-1"]
@@ -242,6 +242,38 @@ def test_share_of_the_low_losses_can_be_given() -> None:
     error = [float((f.clean.mean() - 0.2).abs()) for f in (fit, free)]
     assert error[0] < error[1]
     assert float((fit.clean[wrong] > 0.5).float().mean()) < 0.1
+
+
+@pytest.mark.parametrize(("wrong", "named"), [(0.3, 0.0), (0.75, 1.0)])
+def test_class_heads_start_as_clusters_under_severe_noise_only(wrong: float, named: float) -> None:
+    """Ten clear clusters of embeddings, most of whose labels may be anything."""
+    data = tiny_embeddings(num=600, num_classes=10, wrong=0.0)
+    generator = torch.Generator().manual_seed(0)
+    moved = torch.rand(600, generator=generator) < wrong
+    other = (data.labels + torch.randint(1, 10, (600,), generator=generator)) % 10
+    truth, data = data.labels, data.with_labels(torch.where(moved, other, data.labels))
+    context = clustered(data, count=10, build=embedding_network)
+    MineNeighbours(10).run(context)
+    StartHead(8, 5.0, steps=300).run(context)
+    before = [network.get_submodule("heads.classes").weight.clone() for network in context.plain]
+    NameClusters(0.3, 0.6).run(context)
+    SetWarmup(0.002, 0.01).run(context)
+    assert context.ledger.decisions[NAMED] == named
+    assert context.ledger.decisions["warmup_lr"] == (0.002 if named else 0.01)
+    for network, old in zip(context.plain, before, strict=True):
+        weight = network.get_submodule("heads.classes").weight
+        assert torch.equal(weight, old) == (not named)
+    if named:
+        with torch.no_grad():
+            logits = context.plain[0](data.inputs)["classes"]
+        assert float((logits.argmax(1) == truth).float().mean()) > 0.85
+
+
+def test_without_clusters_the_heads_warm_up_as_usual() -> None:
+    context = clustered()
+    assert NameClusters(0.3, 0.6).run(context) == {}
+    SetWarmup(0.002, 0.01).run(context)
+    assert context.ledger.decisions["warmup_lr"] == 0.01
 
 
 # -- neighbours -------------------------------------------------------------------------------

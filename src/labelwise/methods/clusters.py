@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from labelwise.config import MethodSettings, Schedule
 from labelwise.models.heads import Linear
+from labelwise.selection.agreement import noise_rate_from_pairs
 from labelwise.training.context import Context
 from labelwise.training.method import Method, Pass, Phase, Problem
+from labelwise.training.neighbourhood import CLUSTERING, MINED, NEIGHBOURS
 from labelwise.training.scoring import FitMixture, Score
+
+NAMED = "clusters_named"
+"""Decision: 1 where the class heads began as the named clusters."""
 
 
 class ClustersSettings(MethodSettings):
@@ -45,22 +50,45 @@ def name_clusters(assigned: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class NameClusters(Pass):
-    """Turn the cluster head into the class head, cluster by cluster."""
+    """Turn the cluster head into the class heads, cluster by cluster.
+
+    Nothing is done where no clusters were learnt, or where they were given up.
+
+    Args:
+        scale: factor on the weights: below 1 the heads are less sure.
+        least: noise rate, as the neighbours tell it, from which this is done; 0 for always.
+    """
+
+    scale: float = 1.0
+    least: float = 0.0
 
     @torch.no_grad()
     def run(self, context: Context) -> dict[str, float]:
         """Assign every sample, name the clusters, and copy their weights."""
+        decisions = context.ledger.decisions
+        decisions[NAMED] = 0.0
+        if not (decisions.get(MINED) and decisions.get(CLUSTERING, 1.0)):
+            return {}
         assigned = torch.zeros_like(context.store.labels)
         for index, outputs in context.score_blocks(0, ("clusters",)):
             assigned[index] = outputs["clusters"].argmax(1)
         assigned = context.ranks.sum(assigned)
-        named = name_clusters(assigned, context.store.labels, context.num_classes)
-        heads = context.plain[0].get_submodule("heads")
-        source, target = heads.get_submodule("clusters"), heads.get_submodule("classes")
-        for name, weight in target.named_parameters():
-            weight[named] = source.get_parameter(name)
-        agreed = (named[assigned] == context.store.labels).float().mean()
-        return {"cluster_agreement": float(agreed)}
+        labels, near = context.store.labels, context.ledger[NEIGHBOURS][0]
+        figures = {
+            "noise_rate_of_neighbours": noise_rate_from_pairs(
+                labels, assigned, near, context.num_classes
+            )
+        }
+        if figures["noise_rate_of_neighbours"] < self.least:
+            return figures
+        named = name_clusters(assigned, labels, context.num_classes)
+        source = context.plain[0].get_submodule("heads.clusters")
+        for network in context.plain:
+            for name, weight in network.get_submodule("heads.classes").named_parameters():
+                weight[named] = self.scale * source.get_parameter(name)
+        decisions[NAMED] = 1.0
+        figures["named_agreement"] = float((named[assigned] == labels).float().mean())
+        return figures
 
 
 class Clusters(Method):

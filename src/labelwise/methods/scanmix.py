@@ -12,6 +12,7 @@ from torch import nn
 from labelwise.data.dataset import Kind
 from labelwise.data.ledger import Column
 from labelwise.methods.c2d import C2D, C2DSettings
+from labelwise.methods.clusters import NAMED, NameClusters
 from labelwise.methods.dividemix import MixMatch, settings_rule
 from labelwise.models.heads import Linear
 from labelwise.pretraining.scan import Consistency
@@ -32,6 +33,9 @@ from labelwise.training.scoring import CLEAN_PRIOR
 
 MOST = 0.5
 """Noise rate from which neighbours are believed: most labels are wrong."""
+NAMED_SCALE = 0.3
+"""Factor on the cluster head's weights where it becomes the class head: SCAN's heads are too sure
+for a warm-up on labels of which most are wrong."""
 SEVERE = 0.6
 """Predicted noise rate above which clustering leads and views are strong (authors' code)."""
 
@@ -48,6 +52,12 @@ class ScanMixSettings(C2DSettings):
     cluster_view: str = Field("strong", description="view policy of the clustering pass")
     estep_filter: bool = Field(
         True, description="keep a neighbour only if the peer predicts the anchor's class for it"
+    )
+    start_from_clusters: bool = Field(
+        True, description="class heads start as named clusters under severe noise (ours)"
+    )
+    named_lr: float = Field(
+        0.002, gt=0, description="learning rate of the warm-up of heads that start as clusters"
     )
     ask_neighbours: bool = Field(
         True, description="let neighbours tell the share of right labels under severe noise (ours)"
@@ -76,6 +86,25 @@ class ChosenMixMatch(MixMatch):
     def mixmatch(self, context: Context, groups: Groups) -> Groups:
         """The views of MixMatch itself."""
         return super().views(context, groups)
+
+
+@dataclass(frozen=True)
+class SetWarmup(Pass):
+    """Decide the learning rate of the warm-up by what the class heads start from.
+
+    Args:
+        named: where they start as named clusters.
+        fresh: where they start at random, because there are no clusters.
+    """
+
+    named: float
+    fresh: float
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Write the decision."""
+        decisions = context.ledger.decisions
+        decisions["warmup_lr"] = self.named if decisions.get(NAMED) else self.fresh
+        return {}
 
 
 @dataclass(frozen=True)
@@ -147,7 +176,11 @@ class ScanMix(C2D):
         6. Embeddings skip SimCLR: they are features already.
         7. Under severe noise the neighbours' labels tell the share of right ones (`AskNeighbours`);
            `ask_neighbours=false` leaves that to the mixture alone, as in the paper.
-        8. Those of `labelwise.methods.c2d.C2D`.
+        8. Where neighbours tell more than 60 % noise, the class heads start as the clusters, named
+           by the given labels, and warm up slowly (`start_from_clusters`); in the paper they start
+           at random. At 90 % a linear head on the same features named 63 to 83 % of the digits
+           rightly, the clusters 98 %.
+        9. Those of `labelwise.methods.c2d.C2D`.
     """
 
     name = "scanmix"
@@ -209,6 +242,14 @@ class ScanMix(C2D):
             phases.append(decide)
         return [*phases, Phase("filter", CountKept())] if self.filters else phases
 
+    def named(self, warmup: list[Phase], epoch: int) -> list[Phase]:
+        """A warm-up of class heads that start as clusters: slow, or wrong labels spoil them."""
+        phases = [replace(phase, lr="warmup_lr") for phase in warmup]
+        if epoch > 0:
+            return phases
+        lr = SetWarmup(self.settings.named_lr, self.settings.warmup_lr / 2)
+        return [Phase("name", NameClusters(NAMED_SCALE, SEVERE)), Phase("warmup-lr", lr), *phases]
+
     @property
     def filters(self) -> bool:
         """Whether the E-step looks at predictions."""
@@ -217,9 +258,9 @@ class ScanMix(C2D):
     def phases(self, epoch: int) -> list[Phase]:
         """C2D's, and after the division of both networks the clustering pass of both."""
         phases = super().phases(epoch)
-        if phases[0].warmup:
-            return phases
         settings = self.settings
+        if phases[0].warmup:
+            return self.named(phases, epoch) if settings.start_from_clusters else phases
         step = Consistency(settings.cluster_view, settings.entropy_weight)
         for number in range(self.num_peers):
             judge = (number + 1) % self.num_peers
