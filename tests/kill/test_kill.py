@@ -33,6 +33,18 @@ CHAIN = {
     "pretrain": "simclr",
     "settings": {"simclr.epochs": 2},
 }
+STAGES = {
+    **RUN,
+    "method": "scanmix",
+    "pretrain": "moco+scan",
+    "settings": {
+        "moco.epochs": 2,
+        "scan.epochs": 2,
+        "scan.self_label_epochs": 1,
+        "scan.head_steps": 20,
+        "scanmix.cluster_lr": 1e-3,
+    },
+}
 SCRIPT = """
 import json, sys, labelwise
 out, limit, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -154,6 +166,24 @@ def test_killed_in_pre_training_and_after_it(tmp_path: Path) -> None:
     process = begin(out, limit, resume=False, options=CHAIN)
     for after in (2, total // 2):
         assert stop(process, out, after, 0.0, signal.SIGKILL) == -signal.SIGKILL
+        process = begin(out, limit, resume=True)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+    assert_same_run(out, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_in_every_stage_of_scanmix(tmp_path: Path, seed: int) -> None:
+    """MoCo with its queue, neighbours, SCAN, self-labelling, warm-up, division, clustering."""
+    limit, draw = 200, random.Random(seed)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    labelwise.fit("digits", limit=limit, out=whole, **STAGES)
+    total = commits(whole)
+    process = begin(out, limit, resume=False, options=STAGES)
+    for after in sorted(draw.sample(range(1, total - 2), 10)):
+        status = stop(process, out, max(after, commits(out)), 0.05 * draw.random(), signal.SIGKILL)
+        assert status == -signal.SIGKILL
         process = begin(out, limit, resume=True)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said.decode()
