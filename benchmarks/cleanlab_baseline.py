@@ -24,10 +24,11 @@ from cleanlab.rank import get_label_quality_scores
 
 from labelwise.audit.judge import calibration_error, figures, judge
 from labelwise.audit.with_cleanlab import ranking_figures, run_cleanlab
+from labelwise.binding import bind, resolve
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset
 from labelwise.estimation.probabilities import TopProbabilities
-from labelwise.experiment import Prepared, assemble, bind, prepare, resolve
+from labelwise.experiment import Prepared, assemble, prepare
 from labelwise.models.stored import StoredModel
 from labelwise.outputs import commit, hardware, versions
 from labelwise.training.engine import launch

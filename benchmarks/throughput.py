@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
-from labelwise import experiment, outputs
+from labelwise import binding, experiment, outputs
 from labelwise.config import RunConfig
 from labelwise.data.store import Store, input_statistics
 from labelwise.models.build import NetworkSpec, build_network
@@ -284,8 +284,8 @@ def trainer_of(
         "the benchmark",
     )
     prepared = experiment.prepare(config, experiment.InMemory(data[0], data[1]))
-    bound = experiment.bind(config, prepared.train)
-    config = experiment.resolve(config, prepared.train, bound)
+    bound = binding.bind(config, prepared.train)
+    config = binding.resolve(config, prepared.train, bound)
     fabric = launch(config.device, 1, config.precision)
     return experiment.assemble(config, prepared, bound, RunFolder(folder), Silent(), fabric)
 

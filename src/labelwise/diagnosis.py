@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from labelwise.advice import advise
+from labelwise.binding import bind, resolve
 from labelwise.config import RunConfig
 from labelwise.data.files import at_home, write_json
 from labelwise.data.load import stratified_rows
 from labelwise.errors import UserError
 from labelwise.estimation.consensus import Consensus
 from labelwise.estimator import train_and_finish
-from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, bind, prepare, resolve
+from labelwise.experiment import IN_MEMORY, InMemory, Prepared, assemble, prepare
 from labelwise.methods.quick import FEWEST, Quick
 from labelwise.noise.planting import plant_wrong_labels
 from labelwise.outputs import planted_note

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from labelwise.audit.report import write_report
+from labelwise.binding import build_method
 from labelwise.config import RunConfig, Schedule, read_json
 from labelwise.data.files import at_home
 from labelwise.errors import UserError
-from labelwise.experiment import (
-    IN_MEMORY,
-    InMemory,
-    Prepared,
-    build_method,
-    prepare,
-)
+from labelwise.experiment import IN_MEMORY, InMemory, Prepared, prepare
 from labelwise.methods import all_settings
 from labelwise.outputs import finish
 from labelwise.pretrained import (

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from labelwise.audit.report import write_report
+from labelwise.binding import heads_of
 from labelwise.config import read_json
 from labelwise.data.load import load
 from labelwise.data.source import OnBadImage
 from labelwise.errors import UserError
-from labelwise.experiment import heads_of
 from labelwise.models.stored import StoredModel, read_model
 from labelwise.running import read_config
 from labelwise.training.folder import RunFolder

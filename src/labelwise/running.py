@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labelwise.binding import bind, resolve
 from labelwise.config import RunConfig, read_json
 from labelwise.data.files import at_home, write_json
 from labelwise.errors import UserError
-from labelwise.experiment import IN_MEMORY, Prepared, assemble, bind, resolve
+from labelwise.experiment import IN_MEMORY, Prepared, assemble
 from labelwise.outputs import describe
 from labelwise.pretraining import is_pretraining
 from labelwise.pretraining.start import start_hash

@@ -20,7 +20,16 @@ LAYERS = (
     {"training"},
     {"audit", "methods", "pretraining"},
     {
-        *("recipes", "experiment", "outputs", "running", "result", "pretrained", "estimator"),
+        *(
+            "recipes",
+            "binding",
+            "experiment",
+            "outputs",
+            "running",
+            "result",
+            "pretrained",
+            "estimator",
+        ),
         *("advice", "diagnosis", "benchmark"),
     },
     {"cli"},

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from labelwise.binding import bind, every_setting, resolve
 from labelwise.config import RunConfig
 from labelwise.data.ledger import Column
 from labelwise.errors import UserError
-from labelwise.experiment import bind, every_setting, extra_bytes, predict_memory, resolve
+from labelwise.experiment import extra_bytes, predict_memory
 from labelwise.methods import known_methods
 from labelwise.methods.ce import CrossEntropy
 from labelwise.methods.dividemix import DivideMix

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from labelwise import cli, diagnosis
 from labelwise.advice import FEW, FEW_PER_CLASS, Advice, advise
+from labelwise.binding import bind
 from labelwise.config import RunConfig
 from labelwise.diagnosis import Diagnosis, diagnose
 from labelwise.errors import UserError
-from labelwise.experiment import bind, prepare
+from labelwise.experiment import prepare
 from labelwise.methods import parse_method
 from labelwise.methods.quick import FEWEST
 from support import tiny_embeddings
