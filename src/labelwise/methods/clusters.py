@@ -57,10 +57,13 @@ class NameClusters(Pass):
     Args:
         scale: factor on the weights: below 1 the heads are less sure.
         least: noise rate, as the neighbours tell it, from which this is done; 0 for always.
+        agreement: how far the names must agree with the given labels, from 0 (chance) to 1 (as
+            often as labels are right at the rate that neighbours tell).
     """
 
     scale: float = 1.0
     least: float = 0.0
+    agreement: float = 0.0
 
     @torch.no_grad()
     def run(self, context: Context) -> dict[str, float]:
@@ -74,20 +77,19 @@ class NameClusters(Pass):
             assigned[index] = outputs["clusters"].argmax(1)
         assigned = context.ranks.sum(assigned)
         labels, near = context.store.labels, context.ledger[NEIGHBOURS][0]
-        figures = {
-            "noise_rate_of_neighbours": noise_rate_from_pairs(
-                labels, assigned, near, context.num_classes
-            )
-        }
-        if figures["noise_rate_of_neighbours"] < self.least:
-            return figures
+        rate = noise_rate_from_pairs(labels, assigned, near, context.num_classes)
         named = name_clusters(assigned, labels, context.num_classes)
+        agreed = float((named[assigned] == labels).float().mean())
+        figures = {"noise_rate_of_neighbours": rate, "named_agreement": agreed}
+        chance = 1 / context.num_classes
+        wanted = chance + self.agreement * max(0.0, 1 - rate - chance)
+        if rate < self.least or agreed < wanted:
+            return figures
         source = context.plain[0].get_submodule("heads.clusters")
         for network in context.plain:
             for name, weight in network.get_submodule("heads.classes").named_parameters():
                 weight[named] = self.scale * source.get_parameter(name)
         decisions[NAMED] = 1.0
-        figures["named_agreement"] = float((named[assigned] == labels).float().mean())
         return figures
 
 

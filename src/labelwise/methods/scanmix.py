@@ -31,8 +31,8 @@ from labelwise.training.neighbourhood import (
 )
 from labelwise.training.scoring import CLEAN_PRIOR
 
-MOST = 0.5
-"""Noise rate from which neighbours are believed: most labels are wrong."""
+NAMED_AGREEMENT = 0.7
+"""How far the clusters' names must agree with the given labels: about the clusters' accuracy."""
 NAMED_SCALE = 0.3
 """Factor on the cluster head's weights where it becomes the class head: SCAN's heads are too sure
 for a warm-up on labels of which most are wrong."""
@@ -113,8 +113,9 @@ class AskNeighbours(Pass):
 
     After a warm-up under severe noise the two groups of losses overlap, and the mixture takes up
     to twice as many labels for right as are. Neighbours tell the rate better then
-    (`labelwise.selection.agreement`). Where both say that most labels are wrong, the share of right
-    labels is held in the mixture at what the larger rate leaves.
+    (`labelwise.selection.agreement`). Where they tell more than 60 % and the losses do not speak
+    against it (at least half as much), the share of right labels is held in the mixture at what
+    the larger rate leaves.
     """
 
     def run(self, context: Context) -> dict[str, float]:
@@ -128,7 +129,7 @@ class AskNeighbours(Pass):
         ]
         told = sum(rates) / len(rates)
         fitted = float(estimate_noise_rate(ledger["clean"]).mean())
-        if min(told, fitted) > MOST:
+        if told > SEVERE and fitted > told / 2:
             ledger.decisions[CLEAN_PRIOR] = 1 - max(told, fitted)
             context.say(
                 f"neighbours carry the same label as seldom as at {told:.0%} noise, the losses "
@@ -176,10 +177,10 @@ class ScanMix(C2D):
         6. Embeddings skip SimCLR: they are features already.
         7. Under severe noise the neighbours' labels tell the share of right ones (`AskNeighbours`);
            `ask_neighbours=false` leaves that to the mixture alone, as in the paper.
-        8. Where neighbours tell more than 60 % noise, the class heads start as the clusters, named
-           by the given labels, and warm up slowly (`start_from_clusters`); in the paper they start
-           at random. At 90 % a linear head on the same features named 63 to 83 % of the digits
-           rightly, the clusters 98 %.
+        8. Where neighbours tell more than 60 % noise and the clusters seem to be classes, the class
+           heads start as the clusters, named by the given labels, and warm up slowly
+           (`start_from_clusters`); in the paper they start at random. At 90 % a linear head on the
+           same features named 63 to 83 % of the digits rightly, the clusters 98 %.
         9. Those of `labelwise.methods.c2d.C2D`.
     """
 
@@ -248,7 +249,11 @@ class ScanMix(C2D):
         if epoch > 0:
             return phases
         lr = SetWarmup(self.settings.named_lr, self.settings.warmup_lr / 2)
-        return [Phase("name", NameClusters(NAMED_SCALE, SEVERE)), Phase("warmup-lr", lr), *phases]
+        return [
+            Phase("name", NameClusters(NAMED_SCALE, SEVERE, NAMED_AGREEMENT)),
+            Phase("warmup-lr", lr),
+            *phases,
+        ]
 
     @property
     def filters(self) -> bool:
