@@ -138,11 +138,13 @@ def test_further_views_count_alike() -> None:
 def test_weight_that_a_collapse_raised_is_used() -> None:
     context = context_for()
     groups = {"anchors": group_of([0, 4]), "neighbours": group_of([3, 5])}
-    fixed, open_ = Consistency("plain", 3.0), Consistency("plain")
+    step = Consistency("plain", 3.0)
+    views = step.views(context, groups)
+    once = float(step.loss(context, views)["entropy"].detach())
     context.ledger.decisions[WEIGHT] = 6.0
-    views = fixed.views(context, groups)
-    twice = float(open_.loss(context, views)["entropy"].detach())
-    assert twice == pytest.approx(2 * float(fixed.loss(context, views)["entropy"].detach()))
+    assert float(step.loss(context, views)["entropy"].detach()) == pytest.approx(2 * once)
+    context.ledger.decisions[WEIGHT] = 1.0
+    assert float(step.loss(context, views)["entropy"].detach()) == pytest.approx(once)
 
 
 def test_e_step_keeps_mined_neighbours_of_the_same_prediction() -> None:

@@ -103,12 +103,12 @@ def test_c2d_warms_up_the_heads_alone() -> None:
 
 def test_scanmix_clusters_after_the_division_of_both_networks() -> None:
     method = bound(ScanMix(cluster_batch=32), DATA, epochs=4, warmup=1)
-    assert names(method, 0) == ["name", "warmup-lr", "warmup-0", "warmup-1"]
+    assert names(method, 0) == ["neighbours", "name", "warmup-lr", "warmup-0", "warmup-1"]
     first = names(method, 1)
     assert first[0] == "neighbours"
-    assert first[-4:] == ["divide-0", "divide-1", "cluster-0", "cluster-1"]
+    assert first[-5:] == ["divide-0", "divide-1", "cluster-0", "cluster-1", "watch"]
     assert "neighbours" not in names(method, 2)
-    last = method.phases(2)[-1]
+    last = method.phases(2)[-2]
     assert (last.lr, last.batch_size, last.trains) == ("cluster_lr", 32, (1,))
     assert last.sampling == NeighbourPairs(0), "the peer's predictions filter"
 
@@ -116,7 +116,7 @@ def test_scanmix_clusters_after_the_division_of_both_networks() -> None:
 def test_without_the_e_step_every_neighbour_is_taken() -> None:
     method = bound(ScanMix(estep_filter=False), DATA, epochs=3, warmup=1)
     assert "filter" not in names(method, 1)
-    assert method.phases(1)[-1].sampling == NeighbourPairs(None)
+    assert method.phases(1)[-2].sampling == NeighbourPairs(None)
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,31 @@ def test_class_heads_start_as_clusters_under_severe_noise_only(wrong: float, nam
 
 def test_without_clusters_the_heads_warm_up_as_usual() -> None:
     context = clustered()
+    context.ledger.decisions[CLUSTERING] = 0.0
     assert NameClusters(0.3, 0.6).run(context) == {}
     SetWarmup(0.002, 0.01).run(context)
     assert context.ledger.decisions["warmup_lr"] == 0.01
+
+
+def test_names_that_do_not_agree_with_the_labels_are_refused() -> None:
+    """Right labels and a cluster head at random."""
+    data = tiny_embeddings(num=600, num_classes=10, wrong=0.0)
+    context = clustered(data, count=10, build=embedding_network)
+    MineNeighbours(10).run(context)
+    figures = NameClusters(0.3, 0.0, 0.7).run(context)
+    assert figures["named_agreement"] < 0.6
+    assert context.ledger.decisions[NAMED] == 0.0
+    assert "do not seem to be the classes" in context.said[-1]  # type: ignore[attr-defined]
+    NameClusters(0.3).run(context)
+    assert context.ledger.decisions[NAMED] == 1.0, "without a bar they are named all the same"
+
+
+def test_unfrozen_warmup_keeps_the_schedules_learning_rate() -> None:
+    method = bound(ScanMix(frozen_warmup=False), DATA, epochs=4, warmup=2)
+    assert [phase.lr for phase in method.phases(0)] == [None, None]
+    frozen = bound(ScanMix(start_from_clusters=False), DATA, epochs=4, warmup=2)
+    assert [phase.lr for phase in frozen.phases(0)] == [0.02, 0.02]
+    assert frozen.phases(1)[0].lr == pytest.approx(0.01)
 
 
 # -- neighbours -------------------------------------------------------------------------------
@@ -365,15 +387,14 @@ def collapse(context: Context) -> None:
 
 def test_collapsed_clusters_start_anew_with_a_larger_weight() -> None:
     context = clustered()
-    context.ledger.decisions[WEIGHT] = 5.0
     collapse(context)
     figures = WatchClusters(5.0).run(context)
     assert figures["cluster_spread"] == pytest.approx(1.0, abs=0.01)
     assert context.ledger.decisions[WEIGHT] == 10.0
     assert "collapsed into 1.0 of 3" in context.said[0]  # type: ignore[attr-defined]
-    assert WatchClusters(5.0).run(context)["cluster_spread"] > 1.2
-    assert context.ledger.decisions[WEIGHT] == 10.0
     assert CLUSTERING not in context.ledger.decisions
+    weight = context.plain[0].get_submodule("heads.clusters").bias
+    assert float(weight.detach().abs().max()) < 1  # type: ignore[union-attr, operator]
 
 
 def test_restarts_end_and_clustering_is_given_up() -> None:
@@ -383,7 +404,6 @@ def test_restarts_end_and_clustering_is_given_up() -> None:
         collapse(context)
         WatchClusters(5.0).run(context)
     assert context.ledger.decisions[WEIGHT] == 5.0 * 2**RESTARTS
-    collapse(context)
     WatchClusters(5.0, last=True).run(context)
     assert context.ledger.decisions[CLUSTERING] == 0.0
     assert "clustering is left out" in context.said[-1]  # type: ignore[attr-defined]
@@ -402,10 +422,36 @@ def test_dead_head_counts_as_collapsed() -> None:
     assert bool(weight.isfinite().all())  # type: ignore[union-attr, operator]
 
 
-def test_even_clusters_are_left_alone() -> None:
+def test_head_that_says_the_same_of_every_image_counts_as_dead() -> None:
+    """The mean prediction is as even as can be, and tells nothing."""
     context = clustered()
+    with torch.no_grad():
+        head = context.plain[0].get_submodule("heads.clusters")
+        head.weight.zero_()  # type: ignore[union-attr, operator]
+        head.bias.zero_()  # type: ignore[union-attr, operator]
+    figures = WatchClusters(5.0).run(context)
+    assert figures["cluster_spread"] == pytest.approx(3.0, rel=1e-4)
+    assert figures["cluster_information"] == pytest.approx(0.0, abs=1e-5)
+    assert context.ledger.decisions["scan_restarts"] == 1.0
+
+
+def test_clusters_that_differ_are_left_alone() -> None:
+    context = clustered()
+    with torch.no_grad():
+        context.plain[0].get_submodule("heads.clusters").weight.mul_(30)  # type: ignore[union-attr, operator]
     assert WatchClusters(5.0).run(context)["cluster_spread"] > 1.2
     assert "scan_restarts" not in context.ledger.decisions
+
+
+def test_worst_of_several_networks_counts() -> None:
+    context = clustered()
+    with torch.no_grad():
+        for network in context.plain:
+            network.get_submodule("heads.clusters").weight.mul_(30)  # type: ignore[union-attr, operator]
+        context.plain[1].get_submodule("heads.clusters").bias.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    WatchClusters(5.0, last=True, networks=(0, 1)).run(context)
+    assert context.ledger.decisions[CLUSTERING] == 0.0
+    assert WatchClusters(5.0, last=True).run(context) == {}, "given up is given up"
 
 
 # -- the start of the head -------------------------------------------------------------------

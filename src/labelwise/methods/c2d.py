@@ -71,11 +71,15 @@ class C2D(DivideMix):
         wanted = min(schedule.epochs // 4, max(2, round(260 / steps)))
         return schedule.override({"warmup": max(1, wanted)})
 
+    def warmup_lr(self, epoch: int) -> float:
+        """The learning rate of a frozen warm-up epoch: a cosine that ends at 0."""
+        part = min(1.0, epoch / max(1, self.schedule.warmup))
+        return self.settings.warmup_lr * 0.5 * (1 + math.cos(math.pi * part))
+
     def phases(self, epoch: int) -> list[Phase]:
         """DivideMix's, the warm-up on frozen features."""
         phases = super().phases(epoch)
         if not self.settings.frozen_warmup:
             return phases
-        part = epoch / max(1, self.schedule.warmup)
-        lr = self.settings.warmup_lr * 0.5 * (1 + math.cos(math.pi * part))
+        lr = self.warmup_lr(epoch)
         return [replace(phase, frozen=True, lr=lr) if phase.warmup else phase for phase in phases]

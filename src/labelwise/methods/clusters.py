@@ -12,11 +12,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from labelwise.config import MethodSettings, Schedule
+from labelwise.data.ledger import Column
 from labelwise.models.heads import Linear
 from labelwise.selection.agreement import noise_rate_from_pairs
 from labelwise.training.context import Context
 from labelwise.training.method import Method, Pass, Phase, Problem
-from labelwise.training.neighbourhood import CLUSTERING, MINED, NEIGHBOURS
+from labelwise.training.neighbourhood import (
+    CLUSTERING,
+    NEIGHBOURS,
+    MineNeighbours,
+    neighbour_column,
+)
 from labelwise.training.scoring import FitMixture, Score
 
 NAMED = "clusters_named"
@@ -48,11 +54,17 @@ def name_clusters(assigned: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return named.to(labels.device)
 
 
+def share(classes: Tensor, every: Tensor) -> Tensor:
+    """Share of the samples in each class (K) of `classes` (N); `every` (K) has them all once."""
+    return torch.bincount(classes, minlength=len(every)) / max(1, len(classes))
+
+
 @dataclass(frozen=True)
 class NameClusters(Pass):
     """Turn the cluster head into the class heads, cluster by cluster.
 
-    Nothing is done where no clusters were learnt, or where they were given up.
+    All networks get the same head; they come apart by the samples they see. Nothing is done where
+    clusters were given up.
 
     Args:
         scale: factor on the weights: below 1 the heads are less sure.
@@ -70,7 +82,7 @@ class NameClusters(Pass):
         """Assign every sample, name the clusters, and copy their weights."""
         decisions = context.ledger.decisions
         decisions[NAMED] = 0.0
-        if not (decisions.get(MINED) and decisions.get(CLUSTERING, 1.0)):
+        if not decisions.get(CLUSTERING, 1.0):
             return {}
         assigned = torch.zeros_like(context.store.labels)
         for index, outputs in context.score_blocks(0, ("clusters",)):
@@ -81,9 +93,14 @@ class NameClusters(Pass):
         named = name_clusters(assigned, labels, context.num_classes)
         agreed = float((named[assigned] == labels).float().mean())
         figures = {"noise_rate_of_neighbours": rate, "named_agreement": agreed}
-        chance = 1 / context.num_classes
-        wanted = chance + self.agreement * max(0.0, 1 - rate - chance)
-        if rate < self.least or agreed < wanted:
+        if rate < self.least:
+            return figures
+        chance = float((share(named[assigned], named) * share(labels, named)).sum())
+        if self.agreement and agreed < chance + self.agreement * max(0.0, 1 - rate - chance):
+            context.say(
+                f"named clusters agree with {agreed:.1%} of the given labels, too few at a noise "
+                f"rate of {rate:.0%}: they do not seem to be the classes, whose heads start anew"
+            )
             return figures
         source = context.plain[0].get_submodule("heads.clusters")
         for network in context.plain:
@@ -114,6 +131,10 @@ class Clusters(Method):
         scan = self.settings.model_dump()
         return ({"simclr": {}} if problem.kind == "images" else {}) | {"scan": scan}
 
+    def columns(self) -> tuple[Column, ...]:
+        """The neighbours."""
+        return (neighbour_column(self.settings.num_neighbours),)
+
     def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
         """The cluster head."""
         return {"clusters": Linear(num_features, num_classes)}
@@ -124,5 +145,6 @@ class Clusters(Method):
 
     def phases(self, epoch: int) -> list[Phase]:
         """Name the clusters, then score the labels by them."""
-        name = [Phase("name", NameClusters())] if epoch == 0 else []
-        return [*name, Phase("score", Score()), Phase("mixture", FitMixture())]
+        mine = Phase("neighbours", MineNeighbours(self.settings.num_neighbours))
+        first = [mine, Phase("name", NameClusters())] if epoch == 0 else []
+        return [*first, Phase("score", Score()), Phase("mixture", FitMixture())]

@@ -15,7 +15,7 @@ from labelwise.methods.c2d import C2D, C2DSettings
 from labelwise.methods.clusters import NAMED, NameClusters
 from labelwise.methods.dividemix import MixMatch, settings_rule
 from labelwise.models.heads import Linear
-from labelwise.pretraining.scan import Consistency
+from labelwise.pretraining.scan import Consistency, WatchClusters
 from labelwise.selection.agreement import noise_rate_from_pairs
 from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.training.context import Context
@@ -197,6 +197,7 @@ class ScanMix(C2D):
         "cifar10 symmetric 80 last": 92.6,
         "cifar10 symmetric 90 last": 90.3,
         "cifar10 asymmetric 40 last": 93.4,
+        "cifar10 asymmetric 49 last": 87.1,
         "cifar100 symmetric 20 last": 76.0,
         "cifar100 symmetric 50 last": 75.4,
         "cifar100 symmetric 80 last": 65.0,
@@ -245,15 +246,15 @@ class ScanMix(C2D):
 
     def named(self, warmup: list[Phase], epoch: int) -> list[Phase]:
         """A warm-up of class heads that start as clusters: slow, or wrong labels spoil them."""
-        phases = [replace(phase, lr="warmup_lr") for phase in warmup]
+        phases = [
+            Phase("warmup-lr", SetWarmup(self.settings.named_lr, self.warmup_lr(epoch))),
+            *(replace(phase, lr="warmup_lr") for phase in warmup),
+        ]
         if epoch > 0:
             return phases
-        lr = SetWarmup(self.settings.named_lr, self.settings.warmup_lr / 2)
-        return [
-            Phase("name", NameClusters(NAMED_SCALE, SEVERE, NAMED_AGREEMENT)),
-            Phase("warmup-lr", lr),
-            *phases,
-        ]
+        name = NameClusters(NAMED_SCALE, SEVERE, NAMED_AGREEMENT)
+        mine = MineNeighbours(self.settings.num_neighbours)
+        return [Phase("neighbours", mine), Phase("name", name), *phases]
 
     @property
     def filters(self) -> bool:
@@ -265,7 +266,8 @@ class ScanMix(C2D):
         phases = super().phases(epoch)
         settings = self.settings
         if phases[0].warmup:
-            return self.named(phases, epoch) if settings.start_from_clusters else phases
+            named = settings.start_from_clusters and settings.frozen_warmup
+            return self.named(phases, epoch) if named else phases
         step = Consistency(settings.cluster_view, settings.entropy_weight)
         for number in range(self.num_peers):
             judge = (number + 1) % self.num_peers
@@ -280,4 +282,7 @@ class ScanMix(C2D):
                     batch_size=settings.cluster_batch,
                 )
             )
+        if (self.schedule.epochs - 1 - epoch) % max(1, self.schedule.epochs // 20) == 0:
+            both = tuple(range(self.num_peers))
+            phases.append(Phase("watch", WatchClusters(settings.entropy_weight, True, both)))
         return phases

@@ -15,6 +15,8 @@ from labelwise.training.neighbourhood import NEIGHBOURS, all_features
 LR = 1e-2
 LENGTH = 7.0
 """Features are brought to this mean length, so that the learning rate suits any backbone."""
+MOST_LOGITS = 2**23
+"""Cluster logits of all candidates at once, at most (32 MiB)."""
 JUDGED = 20_000
 """Samples on which the candidates are compared, at most."""
 
@@ -80,7 +82,8 @@ class StartHead(Pass):
 
     def _learn(self, context: Context, heads: nn.Linear, features: Tensor, near: Tensor) -> None:
         optimiser = torch.optim.Adam(heads.parameters(), lr=LR, weight_decay=1e-4, fused=True)
-        size = min(len(features), max(128, 10 * heads.out_features // self.num_heads))
+        wanted = max(128, 10 * heads.out_features // self.num_heads)
+        size = min(len(features), wanted, max(128, MOST_LOGITS // heads.out_features))
         for step in range(self.steps):
             draw = context.draw.at(phase=context.draw.phase, step=step)
             rows = draw.shared_integers("rows", size, len(features))
@@ -100,7 +103,8 @@ class StartHead(Pass):
         self, context: Context, heads: nn.Linear, features: Tensor, near: Tensor
     ) -> tuple[int, Tensor]:
         """The number of the head with the least loss over all neighbours, and all losses (H)."""
-        rows = context.draw.permutation("judged", len(features))[:JUDGED]
+        most = min(JUDGED, max(128, MOST_LOGITS // heads.out_features))
+        rows = context.draw.permutation("judged", len(features))[:most]
         anchors = self._split(heads(features[rows]))
         losses = torch.zeros(self.num_heads, device=features.device)
         for place in range(near.shape[1]):

@@ -65,11 +65,11 @@ class Consistency(Step):
 
     Args:
         view: view policy of both partners.
-        entropy_weight: λ_e; None takes the decision that a collapse may have raised.
+        entropy_weight: λ_e, unless a collapse has raised it (the decision `WEIGHT`).
     """
 
     view: str = "strong"
-    entropy_weight: float | None = None
+    entropy_weight: float = 5.0
 
     def views(self, context: Context, groups: Groups) -> Groups:
         """One view of each partner; clusters have no target, so it is left even."""
@@ -87,9 +87,7 @@ class Consistency(Step):
         logits = context.forward(context.learner, inputs, ("clusters",))["clusters"]
         anchors, neighbours = logits.chunk(2)
         mean = context.ranks.mean(anchors.float().softmax(1).mean(0))
-        weight = self.entropy_weight
-        if weight is None:
-            weight = context.ledger.decisions[WEIGHT]
+        weight = max(self.entropy_weight, context.ledger.decisions.get(WEIGHT, 0.0))
         return {
             "consistency": neighbour_consistency(anchors, neighbours),
             "entropy": -weight * entropy(mean),
@@ -138,53 +136,62 @@ class WatchClusters(Pass):
 
     All images in one cluster make every pair agree: the entropy term is there to prevent it, but
     does not always. The clusters count as collapsed when the mean prediction spreads over fewer
-    than max(1.2, K / 4) clusters (the exponential of its entropy). Then the head starts anew and
-    λ_e doubles, at most three times; if it is so at the end, the run goes on without clusters.
+    than max(1.2, K / 4) clusters (the exponential of its entropy). A head that says the same of
+    every image is dead: what it says tells less than 2 % of log K about the image (the entropy of
+    the mean less the mean entropy). Then the head starts anew and λ_e doubles, at most three
+    times; if it is so at a last look, the run goes on without clusters.
 
     Args:
         entropy_weight: λ_e to begin with.
-        last: whether this is the last look.
+        last: whether this look is the last: nothing is started anew.
+        networks: those that are looked at; the worst counts.
     """
 
     entropy_weight: float
     last: bool = False
+    networks: tuple[int, ...] = (0,)
 
     def run(self, context: Context) -> dict[str, float]:
-        """Average the predictions of all samples."""
-        mean = torch.zeros((), device=context.store.device)
-        for _, outputs in context.score_blocks(0, ("clusters",)):
-            mean = mean + outputs["clusters"].float().softmax(1).sum(0)
-        mean = context.ranks.sum(mean) / len(context.store)
-        spread, count = float(entropy(mean).exp()), len(mean)
+        """Average the predictions of all samples, and their entropies."""
         decisions = context.ledger.decisions
-        collapsed = not spread >= max(1.2, count / 4)  # also where it is not a number
+        if not decisions.get(CLUSTERING, 1.0):
+            return {}
+        looks = [self._look(context, number) for number in self.networks]
+        spread, told, count = min(looks, key=lambda look: (look[0] == look[0], look[0]))
+        least = min(look[1] for look in looks)
+        # Comparisons fail, and so count as collapsed, where the head is not a number.
+        alive = spread >= max(1.2, count / 4) and least >= 0.02 * math.log(count)
+        collapsed = not alive
         if collapsed and self.last:
             decisions[CLUSTERING] = 0.0
             context.say(
-                f"the images fall into {spread:.1f} of {count} clusters: clustering is left out, "
-                "and the run goes on from the features alone"
+                f"the images fall into {spread:.1f} of {count} clusters, which tell {told:.2f} "
+                "nats about an image: clustering is left out, and the run goes on from the "
+                "features alone"
             )
         elif collapsed and decisions.get("scan_restarts", 0.0) < RESTARTS:
             decisions["scan_restarts"] = decisions.get("scan_restarts", 0.0) + 1
             decisions[WEIGHT] = 2 * decisions.get(WEIGHT, self.entropy_weight) or 1.0
             restart_head(context)
             context.say(
-                f"the clusters collapsed into {spread:.1f} of {count}: their head starts anew "
-                f"with λ_e = {decisions[WEIGHT]:g}"
+                f"the clusters collapsed into {spread:.1f} of {count}, telling {told:.2f} nats: "
+                f"their head starts anew with λ_e = {decisions[WEIGHT]:g}"
             )
-        return {"cluster_spread": spread}
+        return {"cluster_spread": spread, "cluster_information": least}
 
-
-@dataclass(frozen=True)
-class SetWeight(Pass):
-    """Put λ_e where a collapse can raise it and a resumed run finds it."""
-
-    entropy_weight: float
-
-    def run(self, context: Context) -> dict[str, float]:
-        """Write the decision."""
-        context.ledger.decisions[WEIGHT] = self.entropy_weight
-        return {}
+    @staticmethod
+    def _look(context: Context, number: int) -> tuple[float, float, int]:
+        """Clusters in use, nats told about an image, and the number of clusters."""
+        total = torch.zeros((), device=context.store.device)
+        unsure = torch.zeros((), device=context.store.device)
+        for _, outputs in context.score_blocks(number, ("clusters",)):
+            probability = outputs["clusters"].float().softmax(1)
+            total = total + probability.sum(0)
+            unsure = unsure - torch.special.xlogy(probability, probability).sum()
+        size = len(context.store)
+        spread = entropy(context.ranks.sum(total) / size)
+        told = spread - context.ranks.sum(unsure) / size
+        return float(spread.exp()), float(told), total.numel()
 
 
 def restart_head(context: Context) -> None:
@@ -258,19 +265,27 @@ class SCAN(Method):
         phases = []
         if epoch == 0:
             phases.append(Phase("neighbours", MineNeighbours(settings.num_neighbours)))
-            phases.append(Phase("weight", SetWeight(settings.entropy_weight)))
             if settings.num_heads:
                 start = StartHead(settings.num_heads, settings.entropy_weight, settings.head_steps)
                 phases.append(Phase("head", start))
-        if epoch < self.schedule.epochs - settings.self_label_epochs:
-            phases.append(Phase("cluster", Consistency(settings.view), (0,), NeighbourPairs()))
+        clustered = self.schedule.epochs - settings.self_label_epochs
+        if epoch < clustered:
+            phases.append(
+                Phase(
+                    "cluster",
+                    Consistency(settings.view, settings.entropy_weight),
+                    (0,),
+                    NeighbourPairs(),
+                )
+            )
         else:
             threshold = settings.self_label_threshold
             step = SelfLabel(strong=settings.view, threshold=threshold)
             phases.append(Phase("self-label", step, trains=(0,)))
         last = epoch == self.schedule.epochs - 1
         if last or self.measured(epoch):
-            phases.append(Phase("watch", WatchClusters(settings.entropy_weight, last)))
+            final = last or epoch >= clustered  # self-labelling has nothing to start anew from
+            phases.append(Phase("watch", WatchClusters(settings.entropy_weight, final)))
         if last:
             phases.append(Phase("share", Share()))
         return phases

@@ -27,7 +27,7 @@ NEIGHBOURS = (5, 10, 50)
 
 def cell(data: str, kind: str, percent: int) -> Recipe:
     """The recipe of one cell of table 1."""
-    preset = "cifar10-asymmetric-40" if kind == "asymmetric" else f"{data}-{kind}-{percent}"
+    preset = f"{data}-{kind}-{percent}"
     return Recipe(
         method="scanmix",
         summary=f"ScanMix on {data.upper()} with {percent} % {kind} noise, 300 epochs",

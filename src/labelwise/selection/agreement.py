@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 65_536
+"""Anchors that are compared at once."""
+
 
 def same_pairs(classes: Tensor, neighbours: Tensor, num_classes: int) -> tuple[float, float]:
     """How often an anchor and its neighbour are of one class, and how often two samples at random.
@@ -14,11 +17,13 @@ def same_pairs(classes: Tensor, neighbours: Tensor, num_classes: int) -> tuple[f
         neighbours: row numbers (N, K), -1 for none.
         num_classes: number of classes.
     """
-    there = neighbours >= 0
-    theirs = classes[neighbours.clamp_min(0).long()]
-    same = ((theirs == classes[:, None]) & there).sum() / there.sum().clamp_min(1)
+    same = torch.zeros((), dtype=torch.int64, device=classes.device)
+    for near, own in zip(torch.split(neighbours, BLOCK), torch.split(classes, BLOCK), strict=True):
+        theirs = classes[near.clamp_min(0).long()]
+        same += ((theirs == own[:, None]) & (near >= 0)).sum()
+    pairs = (neighbours >= 0).sum().clamp_min(1)
     share = torch.bincount(classes, minlength=num_classes).double() / max(1, len(classes))
-    return float(same), float(share.square().sum())
+    return float(same / pairs), float(share.square().sum())
 
 
 def noise_rate_from_pairs(

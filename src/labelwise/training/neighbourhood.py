@@ -113,7 +113,7 @@ class NeighbourPairs(Sampling):
             return nothing(context)
         partner = draw_partners(context, self.judge)
         anchors = (partner >= 0).nonzero().flatten()
-        if len(anchors) < 2:
+        if len(anchors) < max(2, context.ranks.world):
             context.say(
                 f"phase {context.draw.phase}: hardly any sample has a neighbour of its predicted "
                 "class; the clustering pass is left out"

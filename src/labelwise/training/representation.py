@@ -131,4 +131,4 @@ def cluster_figures(assigned: Tensor, labels: Tensor, num_classes: int) -> tuple
     match: Callable[..., tuple[list[int], list[int]]] = linear_sum_assignment
     rows, classes = match(table, maximize=True)
     used = float((counts.sum(1) > 0).float().mean())
-    return float(table[rows, classes].sum() / max(1, len(labels))), used
+    return float(table[rows, classes].sum() / max(1, table.sum())), used
