@@ -23,10 +23,11 @@ from labelwise.pretraining import (
     split_settings,
     with_pretraining,
 )
-from labelwise.pretraining.start import pretraining_of, read_start, require_same_networks
+from labelwise.pretraining.contrastive import Contrastive
+from labelwise.pretraining.start import read_start, require_same_networks, usable_pretraining
 from labelwise.training.chain import Chain
 from labelwise.training.engine import resolve_device, resolve_precision
-from labelwise.training.method import Method, Problem
+from labelwise.training.method import Method, Problem, Wrapper
 
 
 def bind(
@@ -43,7 +44,7 @@ def bind(
     Raises:
         UserError: names or settings that do not exist, or parts that cannot work on these data.
     """
-    problem = Problem(len(train), train.num_classes, train.kind, train.shape)
+    problem = problem_of(train)
     if method is None and is_pretraining(config.method):
         return bind_pretraining(config, problem)
     chosen, parts = build_method(config.method, config.settings, method)
@@ -51,14 +52,126 @@ def bind(
         raise UserError("the data have only one class; labels can only be wrong between classes.")
     wanted = chosen.pretraining(problem)
     given = None if config.pretrain is None else parse_names(config.pretrain)
+    done: tuple[str, ...] = ()
     if resolved and given is not None:
         names = given
     else:
-        done = () if config.init is None else pretraining_of(config.init)
+        if config.init is not None:
+            done, _ = usable_pretraining(config.init, train.num_classes)
         names = chosen_names(tuple(wanted), given, done)
     require_fitting(names, train.kind, from_features=config.init is not None)
+    if not resolved:
+        require_agreeing(chosen, wanted, parts)
     parts = {name: {**wanted.get(name, {}), **parts.get(name, {})} for name in {*names, *parts}}
-    return with_pretraining(chosen, names, parts).bind(problem, config.schedule)
+    bound = with_pretraining(chosen, names, parts).bind(problem, config.schedule)
+    if not resolved:
+        require_learnt(chosen, measured_by(tuple(wanted)), measured_by((*names, *done)))
+    return bound
+
+
+def problem_of(train: Dataset) -> Problem:
+    """What a method may know about the training data before it starts."""
+    return Problem(len(train), train.num_classes, train.kind, train.shape)
+
+
+def require_agreeing(
+    method: Method,
+    wanted: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise a `UserError` where the user sets what the method itself hands to its pre-training.
+
+    ScanMix goes on with the neighbours that SCAN mined, so both must mean as many.
+
+    Args:
+        method: the method of the run.
+        wanted: the settings that it hands over, by the name of the pre-training.
+        given: those the user set, likewise.
+    """
+    for name, fixed in wanted.items():
+        part = known_pretraining()[name]
+        own, theirs = part(**given.get(name, {})).settings, part(**fixed).settings
+        for field in sorted(fixed.keys() & given.get(name, {}).keys()):
+            value, right = getattr(own, field), getattr(theirs, field)
+            if value == right:
+                continue
+            owner = owner_of(method, field)
+            remedy = (
+                f"leave {name}.{field} away"
+                if owner is None
+                else f"set {owner}.{field} to {value} instead, which counts for both"
+            )
+            raise UserError(
+                f"{name}.{field} = {value}, but {method.spec} gives its {name} {right}: {remedy}."
+            )
+
+
+def owner_of(method: Method, field: str) -> str | None:
+    """The method, or what it wraps, that has a setting of this name."""
+    while True:
+        if field in method.Settings.model_fields:
+            return method.name
+        if not isinstance(method, Wrapper):
+            return None
+        method = method.base
+
+
+def require_learnt(method: Method, wanted: set[str], learnt: set[str]) -> None:
+    """Raise a `UserError` for a method that trains nothing itself and has nothing to go on.
+
+    Args:
+        method: the method of the run, bound.
+        wanted: what it wants pre-training to learn.
+        learnt: what its pre-training, or that of the folder it starts from, does learn.
+    """
+    missing = sorted(wanted - learnt)
+    epochs = range(method.schedule.epochs)
+    if missing and not any(phase.trains for epoch in epochs for phase in method.phases(epoch)):
+        what = " and ".join(missing)
+        raise UserError(
+            f"{method.spec} needs {what} and trains nothing itself: leave --pretrain none away, "
+            "or start from a folder that has them (--init DIR)."
+        )
+
+
+def start_notes(config: RunConfig, train: Dataset, method: Method) -> list[str]:
+    """What to tell the user of the pre-training when a run begins.
+
+    Args:
+        config: as resolved.
+        train: the training data.
+        method: bound.
+    """
+    parts = method.parts if isinstance(method, Chain) else (method,)
+    notes = [
+        f"{part.name}: a batch of {part.asked_batch:,} is more than all {len(train):,} samples; "
+        f"it was cut to {part.schedule.batch_size:,}, and the learning rate is for that"
+        for part in parts
+        if isinstance(part, Contrastive) and part.asked_batch is not None
+    ]
+    if is_pretraining(config.method):
+        return notes
+    main, names = parts[-1], parse_names(config.pretrain or NONE)
+    wanted = measured_by(tuple(main.pretraining(problem_of(train))))
+    if config.init is None:
+        if wanted and not names:
+            notes.append(_without(main))
+        return notes
+    _, reason = usable_pretraining(config.init, train.num_classes)
+    if reason is not None and "clusters" in wanted:
+        anew = "clusters" in measured_by(names)
+        notes.append(f"{reason}: {'they are learnt anew' if anew else 'its own start at random'}")
+    return notes
+
+
+def _without(method: Method) -> str:
+    """The note on a method that goes without the pre-training it wants."""
+    if any(phase.frozen for phase in method.phases(0)):
+        return (
+            f"{method.spec}: warm-up on the frozen features of an untrained network: expect "
+            "little (leave --pretrain none away, or give --init)"
+        )
+    return f"{method.spec} goes without the pre-training it is made for: expect less"
 
 
 def bind_pretraining(config: RunConfig, problem: Problem) -> Method:

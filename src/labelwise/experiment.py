@@ -13,6 +13,7 @@ from torch import nn
 
 from labelwise.audit.observed import audit_bytes
 from labelwise.augment.view import ViewOptions, views
+from labelwise.binding import start_notes
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset, Source, Truth
 from labelwise.data.load import load, split
@@ -21,12 +22,8 @@ from labelwise.errors import NoColumn, UserError
 from labelwise.models.build import NetworkSpec, build_network
 from labelwise.noise.parse import parse as parse_noise
 from labelwise.noise.planting import Planted, plant_wrong_labels
-from labelwise.pretraining import (
-    is_pretraining,
-)
-from labelwise.pretraining.start import (
-    start_from,
-)
+from labelwise.pretraining import is_pretraining
+from labelwise.pretraining.start import start_from
 from labelwise.rng import Draw
 from labelwise.training import memory
 from labelwise.training.checkpoint import Checkpoints
@@ -35,6 +32,7 @@ from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Trainer
 from labelwise.training.method import Measured, Method
+from labelwise.training.neighbourhood import NEIGHBOURS
 from labelwise.training.progress import Silent
 from labelwise.training.ranks import Ranks
 from labelwise.training.representation import Representation
@@ -234,7 +232,7 @@ def assemble(
         truth = Truth(test_store.labels)
         return {"test_accuracy": accuracy(trained, test_store, truth, ranks)}
 
-    return Trainer(
+    trainer = Trainer(
         method=method,
         fabric=fabric,
         plain=networks,
@@ -247,6 +245,10 @@ def assemble(
         listener=listener,
         checkpoint_every=config.checkpoint_every,
     )
+    if not checkpoints.any():  # a run that goes on has said them
+        for note in start_notes(config, train, method):
+            trainer.say(note)
+    return trainer
 
 
 def predict_memory(
@@ -274,10 +276,14 @@ def predict_memory(
     parts["networks"] += extras
     parts["checkpoint"] += extras
     # Training is over by then: its activations are free again.
-    coming = audit_bytes(len(train), train.num_classes)
-    if is_pretraining(config.method):  # no audit; the features of all samples, twice over
-        coming = 8 * len(train) * getattr(network.backbone, "num_features", 0)
-    parts["audit"] = max(0, coming - parts["training"])
+    alone = is_pretraining(config.method)
+    audit = 0 if alone else audit_bytes(len(train), train.num_classes)
+    parts["audit"] = max(0, audit - parts["training"])
+    # Those of all samples, and a copy of unit length; pre-training alone writes them at its end.
+    mines = any(column.name == NEIGHBOURS for column in method.all_columns())
+    copies = (3 if mines and config.devices > 1 else 2) if mines or alone else 0
+    width = getattr(network.backbone, "num_features", 0)
+    parts["features"] = copies * len(train) * width * 4
     return parts
 
 

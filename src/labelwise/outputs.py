@@ -31,22 +31,13 @@ from labelwise.models.build import NetworkSpec
 from labelwise.pretraining import NONE, parse_names
 from labelwise.pretraining.start import pretraining_of, start_hash
 from labelwise.training.chain import Chain
+from labelwise.training.figures import REPRESENTATION
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Trainer
 from labelwise.training.method import Method, Wrapper
 
 MOST_PROBABILITIES = 2**27
 """Up to so many the class probabilities are written (512 MiB)."""
-REPRESENTATION = (
-    "knn_accuracy",
-    "knn_agreement",
-    "neighbour_purity",
-    "neighbour_agreement",
-    "cluster_accuracy",
-    "cluster_agreement",
-    "clusters_used",
-)
-"""Figures of features and clusters (`labelwise.training.representation`), fractions."""
 LAST = 10
 """Epochs whose mean is the "last" accuracy."""
 

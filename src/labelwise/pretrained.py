@@ -24,7 +24,7 @@ from labelwise.errors import UserError, unknown
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared
 from labelwise.methods import known_methods
 from labelwise.models.network import Network
-from labelwise.outputs import REPRESENTATION, peak_memory, save_model, stage_figures
+from labelwise.outputs import peak_memory, save_model, stage_figures
 from labelwise.pretraining import (
     chain_of,
     chosen_names,
@@ -36,6 +36,7 @@ from labelwise.pretraining.start import read_start
 from labelwise.result import Result
 from labelwise.running import continue_run, first_process, place, read_config, start_run
 from labelwise.training.evaluate import evaluating
+from labelwise.training.figures import REPRESENTATION
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Trainer
 from labelwise.training.progress import Silent
@@ -342,16 +343,22 @@ def unit_features(network: Network, store: Store, block: int = 1024) -> np.ndarr
 
 
 def seen_before(config: RunConfig, train: Dataset, test: object) -> tuple[str, ...]:
-    """A note where test samples were set aside that `--init` may have been trained on."""
+    """A note where test samples were set aside that `--init` may have been trained on.
+
+    Only a folder that started afresh and was trained on exactly these rows is known not to have
+    seen the others.
+    """
     if config.init is None or config.test is not None or test is None:
         return ()
-    theirs = read_json(Path(config.init) / "config.json").get("data", {})
-    if theirs.get("input_hash") == train.input_hash() or theirs.get("name") != train.name:
+    described = read_json(Path(config.init) / "config.json")
+    theirs = described.get("data") or {}
+    afresh = (described.get("config") or {}).get("init") is None
+    if afresh and theirs.get("input_hash") == train.input_hash():
         return ()
     return (
         f"the networks of --init were trained on {theirs.get('num_samples', 0):,} samples of "
-        f"{train.name}, those set aside for testing here perhaps among them: give --test for a "
-        "figure that is beyond doubt",
+        f"{theirs.get('name', 'other data')}, those set aside for testing here perhaps among "
+        "them: give --test for a figure that is beyond doubt",
     )
 
 

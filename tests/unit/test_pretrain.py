@@ -19,15 +19,23 @@ import labelwise
 from labelwise import cli
 from labelwise.audit.facts import command
 from labelwise.audit.run_files import read_run
-from labelwise.config import read_json
+from labelwise.binding import bind, resolve, start_notes
+from labelwise.config import RunConfig, read_json
+from labelwise.data.load import load
 from labelwise.errors import UserError
 from labelwise.pretrained import full_names
-from labelwise.pretraining.start import pretraining_of, start_hash
+from labelwise.pretraining.start import pretraining_of, read_start, start_from, start_hash
 from labelwise.running import read_config
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Trainer
 from labelwise.training.progress import Silent
-from support import assert_same_tensors, rows_without_times, tiny_embeddings, tiny_images
+from support import (
+    assert_same_tensors,
+    rows_without_times,
+    tiny_embeddings,
+    tiny_images,
+    usual_network,
+)
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "threads": 1}
 CE: dict[str, Any] = {"method": "ce", "epochs": 1, "batch_size": 16, "threads": 1}
@@ -145,6 +153,103 @@ def test_clusters_need_a_number(tmp_path: Path) -> None:
     assert read_json(more.path / "config.json")["pretrained_by"] == ["simclr", "scan"]
 
 
+FLAT = tiny_embeddings()
+ARRAYS = (FLAT.inputs.numpy(), FLAT.labels.numpy())
+SCAN: dict[str, Any] = {
+    "method": "scan",
+    "settings": {"epochs": 1, "head_steps": 3},
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pre-training with as many clusters as classes; tests only read it."""
+    path = tmp_path_factory.mktemp("pre") / "clustered"
+    return decided(labelwise.pretrain(*ARRAYS, out=path, **SCAN).path, clustering=1.0)
+
+
+def decided(folder: Path, clustering: float) -> Path:
+    """Write into a folder whether its clusters stand: so short a training decides by chance."""
+    summary = read_json(folder / "summary.json")
+    summary["decisions"]["clustering"] = clustering
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return folder
+
+
+def begun(init: Path, **changes: Any) -> tuple[str | None, list[str]]:
+    """What pre-training a run on `FLAT` that starts from a folder has, and what it is told."""
+    values = {"data": "flat", "method": "scanmix", "init": str(init), **changes}
+    asked = RunConfig.parse(values, "the run")
+    run = bind(asked, FLAT)
+    resolved = resolve(asked, FLAT, run)
+    return resolved.pretrain, start_notes(resolved, FLAT, run)
+
+
+def test_clusters_that_fit_are_not_learnt_again(clustered: Path) -> None:
+    assert begun(clustered) == ("none", [])
+    assert begun(clustered, method="clusters", pretrain="none") == ("none", [])
+
+
+def test_clusters_of_another_number_are_learnt_anew(tmp_path: Path) -> None:
+    init = labelwise.pretrain(*ARRAYS, classes=6, out=tmp_path / "six", **SCAN).path
+    decided(init, clustering=1.0)
+    why = f"--init {init}: it has 6 clusters, and this run has 4 classes"
+    assert begun(init) == ("scan", [f"{why}: they are learnt anew"])
+    assert begun(init, pretrain="none") == ("none", [f"{why}: its own start at random"])
+    assert begun(init, method="dividemix") == ("none", [])  # which needs none
+    with pytest.raises(UserError, match="clusters needs clusters and trains nothing itself"):
+        begun(init, method="clusters", pretrain="none")
+    assert pretraining_of(init) == ("scan",)
+    options = CE | {"method": "scanmix", "epochs": 2, "schedule": {"warmup": 1}}
+    settings = SCAN["settings"]
+    run = labelwise.fit(
+        *ARRAYS,
+        init=init,
+        out=tmp_path / "run",
+        settings={f"scan.{name}": value for name, value in settings.items()},
+        **options,
+    )
+    assert f"{why}: they are learnt anew" in run.summary["notes"]
+    assert [stage["name"] for stage in run.summary["stages"]] == ["scan", "scanmix"]
+    assert weights(run.path)["heads.clusters.weight"].shape[0] == 4
+
+
+def test_clusters_that_were_given_up_are_learnt_anew(clustered: Path, tmp_path: Path) -> None:
+    init = decided(shutil.copytree(clustered, tmp_path / "up"), clustering=0.0)
+    why = f"--init {init}: its clusters collapsed and were given up"
+    assert begun(init) == ("scan", [f"{why}: they are learnt anew"])
+    assert pretraining_of(init) == ()
+    asked = RunConfig.parse({"data": "flat", "method": "scanmix"}, "the run")
+    network = usual_network(FLAT, bind(asked, FLAT), 0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    spec = read_start(init).spec
+    for folder, new in ((init, True), (clustered, False)):
+        start_from(folder, spec, [network])
+        for name, value in network.state_dict().items():
+            if name.startswith("heads.clusters"):
+                assert torch.equal(value, before[name] if new else weights(folder)[name])
+            elif name.startswith("backbone."):
+                assert torch.equal(value, weights(folder)[name])
+
+
+def test_clusters_that_a_run_between_did_not_keep_are_learnt_anew(
+    clustered: Path, tmp_path: Path
+) -> None:
+    between = labelwise.fit(*ARRAYS, init=clustered, out=tmp_path / "ce", **CE).path
+    assert pretraining_of(between) == ("scan",)
+    pretrain, (note,) = begun(between)
+    assert pretrain == "scan"
+    assert note == f"--init {between}: its last run kept no clusters: they are learnt anew"
+
+
+def test_a_cut_batch_is_told_in_the_summary(tmp_path: Path) -> None:
+    run = labelwise.pretrain(IMAGES, out=tmp_path / "r", **SHORT | {"batch_size": 500})
+    assert read_config(RunFolder(run.path))[0].settings["simclr.batch_size"] == 64
+    (note,) = run.summary["notes"]
+    assert note.startswith("simclr: a batch of 500 is more than all 64 samples; it was cut to 64")
+
+
 def test_a_run_starts_from_a_pre_training(
     alone: labelwise.Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +304,7 @@ def test_the_first_weights_are_those_of_the_folder(
 def test_the_model_is_the_folder_s_and_another_one_is_refused(
     alone: labelwise.Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labelwise.experiment.auto_model", lambda *_: "preact_resnet18")
+    monkeypatch.setattr("labelwise.binding.auto_model", lambda *_: "preact_resnet18")
     run = labelwise.fit(IMAGES, LABELS, init=alone.path, out=tmp_path / "run", **CE)
     assert read_config(RunFolder(run.path))[0].model == "small_resnet"
     message = "its model is small_resnet, this run's is preact_resnet18"
@@ -457,6 +562,29 @@ def test_test_samples_that_may_have_been_seen_are_said(tmp_path: Path) -> None:
     pre = labelwise.pretrain("digits", limit=60, out=tmp_path / "pre", **SHORT)
     run = labelwise.fit("digits", limit=60, init=pre.path, out=tmp_path / "run", **CE)
     assert any("--init were trained on 60 samples" in note for note in run.summary["notes"])
+
+
+def test_a_folder_of_the_same_rows_has_seen_no_test_sample(
+    before_ce: labelwise.Result, tmp_path: Path
+) -> None:
+    def told(init: Path, **options: Any) -> list[str]:
+        values = {**CE, "limit": 60, "out": tmp_path / str(len(list(tmp_path.iterdir())))}
+        run = labelwise.fit("digits", init=init, **{**values, **options})
+        return [note for note in run.summary["notes"] if "--init were trained on" in note]
+
+    assert told(before_ce.path) == []  # its test samples were set aside in the same way
+    assert told(before_ce.path, test="digits") == []
+    (note,) = told(before_ce.path, seed=1)
+    assert "samples of digits" in note
+    # The rows of that run are these, but it started from another folder, which saw others.
+    (note,) = told(tmp_path / "2", seed=1)
+    assert "perhaps among them" in note
+    # The same images by another name.
+    images = load("digits", limit=60).data.inputs.numpy()
+    pre = labelwise.pretrain(images, out=tmp_path / "pre", **SHORT)
+    (note,) = told(pre.path)
+    assert "60 samples" in note
+    assert "digits" not in note
 
 
 def test_a_folder_of_pre_training_says_what_it_is(

@@ -70,7 +70,7 @@ def test_stages_are_read_in_their_order(tmp_path: Path) -> None:
     assert [len(stage.rows) for stage in stages] == [epochs for _, epochs in STAGES]
     assert [stage.seconds for stage in stages] == [12.0, 28.0, 150.0]
     assert stages[0].figures == pytest.approx({"knn_accuracy": 0.65, "neighbour_purity": 0.55})
-    assert stages[1].figures == pytest.approx({"cluster_accuracy": 0.9})
+    assert stages[1].figures == pytest.approx({"cluster_accuracy": 0.9, "clusters_used": 1.0})
     assert stages[2].figures == pytest.approx({"test_accuracy": 0.78})
     assert [stage.epochs[0] for stage in stages] == [1, 1, 1]
 
@@ -80,10 +80,11 @@ def test_page_of_a_run_with_stages(tmp_path: Path) -> None:
     words = words_of(run)
     for part in (
         "The stages of the training",
-        "Stage Epochs Time k-NN accuracy Neighbour purity Cluster accuracy Test accuracy",
-        "no label is read. 6 12 s 65.0% 55.0% – –",
-        "no label is read. 4 28 s – – 90.0% –",
-        "reads the labels. 5 2 min 30 s – – – 78.0%",
+        "Stage Epochs Time k-NN accuracy Neighbour purity Cluster accuracy Clusters in use "
+        "Test accuracy",
+        "no label is read. 6 12 s 65.0% 55.0% – – –",
+        "no label is read. 4 28 s – – 90.0% 100.0% –",
+        "reads the labels. 5 2 min 30 s – – – – 78.0%",
         "Trained with sanm+scanmix for 5 epochs after 6 epochs of self-supervision (SimCLR) and 4 "
         "of clustering (SCAN) (",
         "The last stage, sanm+scanmix, by its own epochs.",

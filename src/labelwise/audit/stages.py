@@ -9,22 +9,14 @@ from itertools import groupby
 from typing import Any, Literal
 
 from labelwise.audit.run_files import RunFiles
+from labelwise.training.figures import REPRESENTATION, TEST_ACCURACY
 
 Learns = Literal["features", "clusters", "classes"]
 
 SPELLED = {"simclr": "SimCLR", "moco": "MoCo", "scan": "SCAN"}
 """How the papers spell the names of pre-training."""
-FIGURES = {
-    "knn_accuracy": "k-NN accuracy",
-    "knn_agreement": "k-NN agreement",
-    "neighbour_purity": "neighbour purity",
-    "neighbour_agreement": "neighbour agreement",
-    "cluster_accuracy": "cluster accuracy",
-    "cluster_agreement": "cluster agreement",
-    "test_accuracy": "test accuracy",
-}
-"""What the last epoch of a stage may be judged by; agreement is with the given labels, where the
-true ones are not known."""
+FIGURES = {**REPRESENTATION, **TEST_ACCURACY}
+"""What the last epoch of a stage may be judged by."""
 IN_WORDS: dict[Learns, str] = {"features": "self-supervision", "clusters": "clustering"}
 MEANINGS: dict[Learns, str] = {
     "features": "Two altered views of a picture are taught to look alike; no label is read.",

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 SHOWN_NOTES = 4
-FIGURES = {
-    "knn_accuracy": "k-NN accuracy",
-    "knn_agreement": "k-NN agreement with the labels",
-    "neighbour_purity": "neighbour purity",
-    "neighbour_agreement": "neighbours of the same label",
-    "cluster_accuracy": "cluster accuracy",
-    "cluster_agreement": "cluster agreement with the labels",
-    "clusters_used": "clusters in use",
-}
-"""What `labelwise.training.representation` measures, in words."""
 
 app = typer.Typer(
     help="Train on partly wrong labels, and find out which labels are wrong.",
@@ -146,11 +136,17 @@ def show_result(result: Result, as_json: bool) -> None:
 
 def show_stages(summary: Mapping[str, Any]) -> None:
     """Print a line per stage of a run with pre-training: epochs, time, and what was measured."""
+    from labelwise.training.figures import REPRESENTATION
+
+    def words_of(name: str) -> str:
+        title = REPRESENTATION[name]
+        return f"{title} with the labels" if title.endswith("agreement") else title
+
     for stage in summary.get("stages", ()):
         count = stage["epochs"]
         epochs = f"{count} epoch{'s' * (count != 1)}"
         words = f"{stage['name']}: {epochs} in {stage['seconds']:.1f} s"
-        found = [f"{title} {stage[key]:.1%}" for key, title in FIGURES.items() if key in stage]
+        found = [f"{words_of(key)} {stage[key]:.1%}" for key in REPRESENTATION if key in stage]
         typer.echo(", ".join([words, *found]))
 
 

@@ -46,6 +46,8 @@ class Contrastive(Method):
     measures = "features"
     Settings = ContrastiveSettings
     settings: ContrastiveSettings
+    asked_batch: int | None = None
+    """Batch size that the user set, where the data are fewer and it was cut to them."""
 
     @abstractmethod
     def step(self) -> Step:
@@ -56,9 +58,13 @@ class Contrastive(Method):
         return {"projection": Projection(num_features)}
 
     def default_schedule(self, problem: Problem) -> Schedule:
-        """Batches of 256 and about 600 steps at 2,000 images, growing with the root of N."""
+        """Batches of 256 and about 600 steps at 2,000 images, growing with the root of N.
+
+        A batch is never larger than the data: the learning rate must be that of the real one.
+        """
         settings, count = self.settings, problem.num_samples
         size = settings.batch_size or max(8, min(256, 2 ** round(math.log2(count / 5))))
+        size = min(size, count)
         wanted = 600 * max(1.0, math.sqrt(count / 2000))
         return Schedule(
             epochs=settings.epochs or max(10, min(500, round(wanted / math.ceil(count / size)))),
@@ -81,6 +87,9 @@ class Contrastive(Method):
                 f"least, but there are {problem.num_samples}. Use --pretrain none."
             )
         super().bind(problem, overrides)
+        asked = self.settings.batch_size
+        if asked is not None and asked > self.schedule.batch_size:
+            self.asked_batch = asked
         names = ("epochs", "batch_size", "lr", "weight_decay")
         used = {name: getattr(self.schedule, name) for name in names}
         self.settings = self.settings.override(used, self.name)

@@ -17,9 +17,11 @@ from labelwise.config import read_json
 from labelwise.data.files import at_home
 from labelwise.errors import UserError
 from labelwise.models.build import NetworkSpec
-from labelwise.pretraining import parse_names
+from labelwise.pretraining import known_pretraining, parse_names
+from labelwise.pretraining.share import CLASS_HEAD
+from labelwise.training.neighbourhood import CLUSTERING
 
-CLASS_HEAD = "heads.classes."
+CLUSTER_HEAD = "heads.clusters."
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,54 @@ def read_start(folder: str | Path) -> Start:
 def pretraining_of(folder: str | Path) -> tuple[str, ...]:
     """Names of the pre-training that the networks of a run folder have been through, in order.
 
-    That of the folder which the run itself started from is among them.
+    That of the folder which the run itself started from is among them; clustering that was given
+    up is not.
 
     Raises:
         UserError: when it is not a run folder.
     """
+    names = _gone_through(folder)
+    return _without_clusters(names) if _gave_up(folder) else names
+
+
+def usable_pretraining(folder: str | Path, num_classes: int) -> tuple[tuple[str, ...], str | None]:
+    """The pre-training in a run folder that a run with so many classes need not repeat.
+
+    Returns:
+        Its names in order, and, where the folder was clustered but its clusters cannot be used,
+        why not.
+
+    Raises:
+        UserError: when it is not a run folder, or its weights are damaged.
+    """
+    names = _gone_through(folder)
+    rest = _without_clusters(names)
+    if rest == names:
+        return names, None
+    if _gave_up(folder):
+        return rest, f"--init {folder}: its clusters collapsed and were given up"
+    head = _weights(read_start(folder).weights[0]).get(f"{CLUSTER_HEAD}weight")
+    if head is None:
+        return rest, f"--init {folder}: its last run kept no clusters"
+    if len(head) != num_classes:
+        return rest, (
+            f"--init {folder}: it has {len(head)} clusters, and this run has {num_classes} classes"
+        )
+    return names, None
+
+
+def _without_clusters(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if known_pretraining()[name].measures != "clusters")
+
+
+def _gave_up(folder: str | Path) -> bool:
+    """Whether the run of a folder learnt clusters that collapsed."""
+    path = at_home(folder) / "summary.json"
+    decisions = read_json(path).get("decisions") if path.exists() else None
+    return isinstance(decisions, dict) and decisions.get(CLUSTERING, 1) == 0
+
+
+def _gone_through(folder: str | Path) -> tuple[str, ...]:
     described = read_json(at_home(folder) / "config.json")
     config = described.get("config")
     if not isinstance(config, dict):
@@ -132,7 +177,8 @@ def start_from(folder: str | Path, spec: NetworkSpec, networks: Sequence[nn.Modu
     """Load backbone and shared heads of a finished run into new networks.
 
     The class head is always new: it belongs to the labels of its own run. So are heads that the
-    earlier run did not have. Where that run trained fewer networks, the others get its first.
+    earlier run did not have or not in this size, and clusters that it gave up. Where that run
+    trained fewer networks, the others get its first.
 
     Args:
         folder: the run folder, of `labelwise pretrain` or `labelwise fit`.
@@ -144,9 +190,10 @@ def start_from(folder: str | Path, spec: NetworkSpec, networks: Sequence[nn.Modu
     """
     start = read_start(folder)
     require_same_networks(start, spec)
+    new = (CLASS_HEAD, CLUSTER_HEAD) if _gave_up(folder) else (CLASS_HEAD,)
     for number, network in enumerate(networks):
         path = start.weights[number if number < start.count else 0]
-        _load(network, _weights(path), path)
+        _load(network, _weights(path), path, new)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -160,13 +207,13 @@ def _weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _load(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Take over what both have in the same shape, except the class head."""
+def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, new: tuple[str, ...]) -> None:
+    """Take over what both have in the same shape, except what begins with one of `new`."""
     held: dict[str, Any] = network.state_dict()
     taken = {
         name: value
         for name, value in weights.items()
-        if name in held and held[name].shape == value.shape and not name.startswith(CLASS_HEAD)
+        if name in held and held[name].shape == value.shape and not name.startswith(new)
     }
     missing = [name for name in held if name.startswith("backbone.") and name not in taken]
     if missing:

@@ -199,8 +199,11 @@ class Trainer:
         if position.plan is None:
             size = phase.batch_size or self.schedule.batch_size
             position.plan = phase.sampling.plan(context, size)
+            self._say_cut(phase, position.plan, size)
         steps = len(next(iter(position.plan.values())))
         lr = self._lr(phase)
+        if steps and lr != self.schedule.lr_at(self.epoch):
+            position.figures[f"lr_{phase.name}"] = lr
         for number in phase.trains:
             set_lr(self.optimisers[number], lr)
         while position.step < steps:
@@ -214,6 +217,15 @@ class Trainer:
             if self.ranks.world == 1 or position.step % self.vote_every == 0:
                 self._pause()
         self._close_phase(phase, steps)
+
+    def _say_cut(self, phase: Phase, plan: Mapping[str, Tensor], asked: int) -> None:
+        """Tell the user of a batch that is larger than the data and was cut to them."""
+        drawn, total = next(iter(plan.values())), len(self.store)
+        if len(drawn) and drawn.shape[1] <= total < asked:
+            self.say(
+                f"{self.part.spec}, phase {phase.name}: a batch of {asked:,} is more than all "
+                f"{total:,} samples; it was cut to {drawn.shape[1]:,}"
+            )
 
     def _groups(self, context: Context, phase: Phase, plan: Mapping[str, Tensor]) -> Groups:
         clean = self.ledger["clean"][phase.judge]

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from labelwise.training.figures import SHORT
+
 
 class Silent:
     """A listener that shows nothing."""
@@ -34,16 +36,6 @@ class Silent:
 
     def close(self) -> None:
         """Called when training ends, however it ends."""
-
-
-SHOWN = {
-    "knn_accuracy": "k-NN",
-    "knn_agreement": "k-NN agreement",
-    "cluster_accuracy": "clusters",
-    "cluster_agreement": "cluster agreement",
-    "test_accuracy": "test",
-}
-"""Figures of an epoch that the bar shows, and their short names."""
 
 
 class Terminal(Silent):
@@ -101,7 +93,7 @@ class Terminal(Silent):
         images = int(row["images"])
         speed = (images - self._images) / max(now - self._since, 1e-9)
         self._rate = f", {speed:,.0f} samples/s"
-        found = [f", {short} {row[key]:.1%}" for key, short in SHOWN.items() if key in row]
+        found = [f", {short} {row[key]:.1%}" for key, short in SHORT.items() if key in row]
         # Features are not measured in every epoch; the last figure stands until its stage ends.
         ended = any(end == row["epoch"] for end, _ in self._stages)
         self._measured = "" if ended else "".join(found) or self._measured
