@@ -31,6 +31,8 @@ from labelwise.training.neighbourhood import (
 )
 from labelwise.training.scoring import CLEAN_PRIOR
 
+MOST = 0.5
+"""Noise rate from which neighbours and losses together are believed: most labels are wrong."""
 NAMED_AGREEMENT = 0.7
 """How far the clusters' names must agree with the given labels: about the clusters' accuracy."""
 NAMED_SCALE = 0.3
@@ -113,9 +115,9 @@ class AskNeighbours(Pass):
 
     After a warm-up under severe noise the two groups of losses overlap, and the mixture takes up
     to twice as many labels for right as are. Neighbours tell the rate better then
-    (`labelwise.selection.agreement`). Where they tell more than 60 % and the losses do not speak
-    against it (at least half as much), the share of right labels is held in the mixture at what
-    the larger rate leaves.
+    (`labelwise.selection.agreement`). Where both say that most labels are wrong, the share of right
+    labels is held in the mixture at what the larger rate leaves. Where the losses do not say so
+    the classifier cannot tell right labels yet, and the few that it would pick are not right.
     """
 
     def run(self, context: Context) -> dict[str, float]:
@@ -129,7 +131,7 @@ class AskNeighbours(Pass):
         ]
         told = sum(rates) / len(rates)
         fitted = float(estimate_noise_rate(ledger["clean"]).mean())
-        if told > SEVERE and fitted > told / 2:
+        if min(told, fitted) > MOST:
             ledger.decisions[CLEAN_PRIOR] = 1 - max(told, fitted)
             context.say(
                 f"neighbours carry the same label as seldom as at {told:.0%} noise, the losses "
