@@ -105,3 +105,18 @@ def test_methods_beat_cross_entropy_on_images(tmp_path: Path, method: str, seed:
     robust = run(case, method, tmp_path / "robust", seed=seed)
     margin = {"dividemix": 0.1, "mixup": 0.0}.get(method, 0.05)
     assert robust.accuracy > plain.accuracy + margin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_scanmix_learns_from_labels_of_which_most_are_wrong(tmp_path: Path, seed: int) -> None:
+    """81 % wrong: DivideMix alone loses classes, and its clean side fills with wrong labels."""
+    options: dict[str, Any] = {"noise": "symmetric:0.9", "seed": seed, "plant": 0, "threads": 1}
+    options["epochs"] = 30
+    found = {
+        method: labelwise.fit("digits", method=method, out=tmp_path / method, **options).summary
+        for method in ("dividemix", "scanmix")
+    }
+    assert found["scanmix"]["test_accuracy_last"] > 0.93
+    assert found["scanmix"]["test_accuracy_last"] > found["dividemix"]["test_accuracy_last"] + 0.1
+    assert found["scanmix"]["label_error_auroc"] > 0.98

@@ -103,7 +103,7 @@ def test_c2d_warms_up_the_heads_alone() -> None:
 
 def test_scanmix_clusters_after_the_division_of_both_networks() -> None:
     method = bound(ScanMix(cluster_batch=32), DATA, epochs=4, warmup=1)
-    assert names(method, 0) == ["neighbours", "name", "warmup-lr", "warmup-0", "warmup-1"]
+    assert names(method, 0) == ["neighbours", "name", "set-warmup", "warmup-0", "warmup-1"]
     first = names(method, 1)
     assert first[0] == "neighbours"
     assert first[-5:] == ["divide-0", "divide-1", "cluster-0", "cluster-1", "watch"]
@@ -257,9 +257,10 @@ def test_class_heads_start_as_clusters_under_severe_noise_only(wrong: float, nam
     StartHead(8, 5.0, steps=300).run(context)
     before = [network.get_submodule("heads.classes").weight.clone() for network in context.plain]
     NameClusters(0.3, 0.6).run(context)
-    SetWarmup(0.002, 0.01).run(context)
+    SetWarmup(0.002, 0.01, 0.02).run(context)
     assert context.ledger.decisions[NAMED] == named
-    assert context.ledger.decisions["warmup_lr"] == (0.002 if named else 0.01)
+    assert context.ledger.decisions["warmup_lr"] == (0.002 if named else 0.02)
+    assert context.ledger.decisions["frozen_warmup"] == named, "little noise: nothing is frozen"
     for network, old in zip(context.plain, before, strict=True):
         weight = network.get_submodule("heads.classes").weight
         assert torch.equal(weight, old) == (not named)
@@ -273,8 +274,9 @@ def test_without_clusters_the_heads_warm_up_as_usual() -> None:
     context = clustered()
     context.ledger.decisions[CLUSTERING] = 0.0
     assert NameClusters(0.3, 0.6).run(context) == {}
-    SetWarmup(0.002, 0.01).run(context)
+    SetWarmup(0.002, 0.01, 0.02).run(context)
     assert context.ledger.decisions["warmup_lr"] == 0.01
+    assert context.ledger.decisions["frozen_warmup"] == 1.0
 
 
 def test_names_that_do_not_agree_with_the_labels_are_refused() -> None:

@@ -27,6 +27,8 @@ from labelwise.training.scoring import FitMixture, Score
 
 NAMED = "clusters_named"
 """Decision: 1 where the class heads began as the named clusters."""
+TOLD = "noise_rate_of_neighbours"
+"""Decision: the noise rate that neighbours tell, before anything is learnt from the labels."""
 
 
 class ClustersSettings(MethodSettings):
@@ -82,6 +84,7 @@ class NameClusters(Pass):
         """Assign every sample, name the clusters, and copy their weights."""
         decisions = context.ledger.decisions
         decisions[NAMED] = 0.0
+        decisions.pop(TOLD, None)
         if not decisions.get(CLUSTERING, 1.0):
             return {}
         assigned = torch.zeros_like(context.store.labels)
@@ -92,6 +95,7 @@ class NameClusters(Pass):
         rate = noise_rate_from_pairs(labels, assigned, near, context.num_classes)
         named = name_clusters(assigned, labels, context.num_classes)
         agreed = float((named[assigned] == labels).float().mean())
+        decisions[TOLD] = rate
         figures = {"noise_rate_of_neighbours": rate, "named_agreement": agreed}
         if rate < self.least:
             return figures

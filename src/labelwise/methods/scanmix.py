@@ -12,7 +12,7 @@ from torch import nn
 from labelwise.data.dataset import Kind
 from labelwise.data.ledger import Column
 from labelwise.methods.c2d import C2D, C2DSettings
-from labelwise.methods.clusters import NAMED, NameClusters
+from labelwise.methods.clusters import NAMED, TOLD, NameClusters
 from labelwise.methods.dividemix import MixMatch, settings_rule
 from labelwise.models.heads import Linear
 from labelwise.pretraining.scan import Consistency, WatchClusters
@@ -31,6 +31,8 @@ from labelwise.training.neighbourhood import (
 )
 from labelwise.training.scoring import CLEAN_PRIOR
 
+FROZEN, WARMUP_LR = "frozen_warmup", "warmup_lr"
+"""Decisions: whether the warm-up leaves the backbone alone, and its learning rate."""
 MOST = 0.5
 """Noise rate from which neighbours and losses together are believed: most labels are wrong."""
 NAMED_AGREEMENT = 0.7
@@ -92,20 +94,26 @@ class ChosenMixMatch(MixMatch):
 
 @dataclass(frozen=True)
 class SetWarmup(Pass):
-    """Decide the learning rate of the warm-up by what the class heads start from.
+    """Decide how the warm-up learns, by what the class heads start from and by the noise.
 
     Args:
-        named: where they start as named clusters.
-        fresh: where they start at random, because there are no clusters.
+        named: learning rate of heads that start as named clusters.
+        fresh: learning rate of heads that start at random, on frozen features.
+        free: learning rate of the whole network, where neighbours tell little noise: features that
+            took on the clusters' mistakes can leave them again.
     """
 
     named: float
     fresh: float
+    free: float
 
     def run(self, context: Context) -> dict[str, float]:
-        """Write the decision."""
+        """Write the decisions."""
         decisions = context.ledger.decisions
-        decisions["warmup_lr"] = self.named if decisions.get(NAMED) else self.fresh
+        mild = decisions.get(TOLD, 1.0) <= SEVERE
+        decisions[FROZEN] = float(not mild)
+        lr = self.named if decisions.get(NAMED) else self.fresh
+        decisions[WARMUP_LR] = self.free if mild else lr
         return {}
 
 
@@ -183,7 +191,9 @@ class ScanMix(C2D):
            heads start as the clusters, named by the given labels, and warm up slowly
            (`start_from_clusters`); in the paper they start at random. At 90 % a linear head on the
            same features named 63 to 83 % of the digits rightly, the clusters 98 %.
-        9. Those of `labelwise.methods.c2d.C2D`.
+        9. Where neighbours tell less than 60 % noise the warm-up trains the whole network, as in
+           DivideMix, so that features can leave the clusters' mistakes; the paper freezes them.
+        10. Those of `labelwise.methods.c2d.C2D`.
     """
 
     name = "scanmix"
@@ -248,9 +258,10 @@ class ScanMix(C2D):
 
     def named(self, warmup: list[Phase], epoch: int) -> list[Phase]:
         """A warm-up of class heads that start as clusters: slow, or wrong labels spoil them."""
+        rates = (self.warmup_lr(epoch), self.schedule.lr_at(epoch))
         phases = [
-            Phase("warmup-lr", SetWarmup(self.settings.named_lr, self.warmup_lr(epoch))),
-            *(replace(phase, lr="warmup_lr") for phase in warmup),
+            Phase("set-warmup", SetWarmup(self.settings.named_lr, *rates)),
+            *(replace(phase, lr=WARMUP_LR, frozen=FROZEN) for phase in warmup),
         ]
         if epoch > 0:
             return phases

@@ -169,25 +169,30 @@ class Trainer:
         context = self._context(phase)
         for number, network in enumerate(self.networks):
             network.train(number in phase.trains)
-        self._freeze(phase, phase.frozen)
+        frozen = self._frozen(phase)
+        if frozen:
+            self._freeze(phase, True)
         if isinstance(phase.step, Pass):
             self.listener.phase(self.position.epoch, phase.name, 0, 1)
             for name, value in phase.step.run(context).items():
                 self.position.figures[name] = value
         else:
             self._steps(phase, phase.step, context)
-        self._freeze(phase, False)
+        if frozen:
+            self._freeze(phase, False)
         self.ledger.merge(self.ranks.world, self.ranks.sum, self.ranks.max)
         spent = self.position.phase_seconds
         spent[phase.name] = spent.get(phase.name, 0.0) + time.monotonic() - start
 
     def _freeze(self, phase: Phase, frozen: bool) -> None:
         """Hold the backbones of a phase's networks still, or let them go again."""
-        if not phase.frozen:
-            return
         for number in phase.trains:
             backbone = self.plain[number].get_submodule("backbone")
             backbone.requires_grad_(not frozen).train(not frozen)
+
+    def _frozen(self, phase: Phase) -> bool:
+        decisions = self.ledger.decisions
+        return bool(decisions[phase.frozen] if isinstance(phase.frozen, str) else phase.frozen)
 
     def _lr(self, phase: Phase) -> float:
         if isinstance(phase.lr, str):

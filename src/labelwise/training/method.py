@@ -74,7 +74,8 @@ class Phase:
         lr: learning rate of this phase; None takes the schedule's, a name takes the decision of
             that name from the ledger.
         batch_size: samples a step and side, over all ranks; None takes the schedule's.
-        frozen: only the heads learn: the backbone is in eval mode and gets no gradient.
+        frozen: only the heads learn: the backbone is in eval mode and gets no gradient. A name
+            takes the decision of that name from the ledger.
         clip: bound on the gradient norm of each network; None for no bound.
         warmup: whether the phase belongs to the warm-up.
     """
@@ -86,7 +87,7 @@ class Phase:
     judge: int = 0
     lr: float | str | None = None
     batch_size: int | None = None
-    frozen: bool = False
+    frozen: bool | str = False
     clip: float | None = None
     warmup: bool = False
 
