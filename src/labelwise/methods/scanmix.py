@@ -58,7 +58,9 @@ class ScanMixSettings(C2DSettings):
         True, description="keep a neighbour only if the peer predicts the anchor's class for it"
     )
     start_from_clusters: bool = Field(
-        True, description="class heads start as named clusters under severe noise (ours)"
+        True,
+        description="neighbours decide the warm-up: named clusters under severe noise, the whole "
+        "network under little (ours); false: fresh heads on frozen features, as in the paper",
     )
     named_lr: float = Field(
         0.002, gt=0, description="learning rate of the warm-up of heads that start as clusters"
