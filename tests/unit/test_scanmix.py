@@ -110,13 +110,13 @@ def test_scanmix_clusters_after_the_division_of_both_networks() -> None:
     assert "neighbours" not in names(method, 2)
     last = method.phases(2)[-2]
     assert (last.lr, last.batch_size, last.trains) == ("cluster_lr", 32, (1,))
-    assert last.sampling == NeighbourPairs(0), "the peer's predictions filter"
+    assert last.sampling == NeighbourPairs(0, "cluster_lr"), "the peer's predictions filter"
 
 
 def test_without_the_e_step_every_neighbour_is_taken() -> None:
     method = bound(ScanMix(estep_filter=False), DATA, epochs=3, warmup=1)
     assert "filter" not in names(method, 1)
-    assert method.phases(1)[-2].sampling == NeighbourPairs(None)
+    assert method.phases(1)[-2].sampling == NeighbourPairs(None, "cluster_lr")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_without_the_e_step_every_neighbour_is_taken() -> None:
 def test_predicted_noise_decides_learning_rate_and_views(
     rate: float, lr: float, strong: float
 ) -> None:
-    decided = scanmix_rule(rate, 10)
+    decided = scanmix_rule(rate, 10, mild_lr=1e-5)
     assert (decided["cluster_lr"], decided["strong_views"]) == (lr, strong)
 
 
@@ -365,6 +365,15 @@ def test_no_neighbour_of_the_same_prediction_leaves_the_pass_out() -> None:
     assert "hardly any sample has a neighbour" in context.said[-1]  # type: ignore[attr-defined]
     figures = CountKept().run(context)
     assert figures["kept_neighbours_0"] == 0.0
+
+
+def test_no_clustering_pass_at_a_rate_of_zero() -> None:
+    context = clustered()
+    MineNeighbours(5).run(context)
+    for lr, steps in ((0.0, 0), (1e-3, 5)):
+        context.ledger.decisions["cluster_lr"] = lr
+        assert len(NeighbourPairs(None, "cluster_lr").plan(context, 8)["anchors"]) == steps
+        assert len(NeighbourPairs(None).plan(context, 8)["anchors"]) == 5
 
 
 def test_a_pass_without_pairs_changes_no_weight(tmp_path: Path) -> None:

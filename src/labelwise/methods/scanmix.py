@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -50,7 +51,10 @@ class ScanMixSettings(C2DSettings):
     num_neighbours: int = Field(20, ge=1, le=1000, description="K, mined neighbours per image")
     entropy_weight: float = Field(5.0, ge=0, description="λ_e of the entropy of the mean (5; 2)")
     cluster_lr: float | None = Field(
-        None, gt=0, description="learning rate of the clustering pass (1e-3, or 1e-5 at ≤ 60 %)"
+        None, ge=0, description="learning rate of the clustering pass (1e-3 above 60 % noise)"
+    )
+    mild_cluster_lr: float = Field(
+        0.0, ge=0, description="the same at up to 60 % noise; 0 leaves it out (authors' code: 1e-5)"
     )
     cluster_batch: int = Field(128, ge=4, description="pairs a step of the clustering pass")
     cluster_view: str = Field("strong", description="view policy of the clustering pass")
@@ -150,12 +154,18 @@ class AskNeighbours(Pass):
         return {"noise_rate_of_neighbours": told}
 
 
-def scanmix_rule(rate: float, num_classes: int) -> dict[str, float]:
-    """DivideMix's settings and ScanMix's own from the estimated noise rate."""
+def scanmix_rule(rate: float, num_classes: int, mild_lr: float = 0.0) -> dict[str, float]:
+    """DivideMix's settings and ScanMix's own from the estimated noise rate.
+
+    Args:
+        rate: estimated noise rate.
+        num_classes: K.
+        mild_lr: learning rate of the clustering pass where the noise is not severe.
+    """
     severe = rate > SEVERE
     return {
         **settings_rule(rate, num_classes),
-        "cluster_lr": 1e-3 if severe else 1e-5,
+        "cluster_lr": 1e-3 if severe else mild_lr,
         "strong_views": float(severe),
     }
 
@@ -182,8 +192,9 @@ class ScanMix(C2D):
         1. One neighbour per anchor and iteration is drawn from those that the E-step keeps (as in
            the authors' code), not the sum over all; an anchor without any is left out.
         2. Predictions of the E-step are those of the epoch's scoring pass, unaugmented.
-        3. Where the predicted noise is at most 60 %, the clustering pass has a learning rate of
-           1e-5 (authors' code), that is, next to nothing; `cluster_lr` sets it.
+        3. Where the predicted noise is at most 60 % there is no clustering pass. The authors' code
+           gives it a learning rate of 1e-5 (`mild_cluster_lr`), which moves next to nothing itself,
+           but leaves its momentum to the next MixMatch step, at 2,000 times that rate.
         4. λ_e is 5 (SCAN's practice, the authors' code), the text says 2.
         5. Collapsed clusters are noticed (`WatchClusters`); the run then goes on as C2D.
         6. Embeddings skip SimCLR: they are features already.
@@ -229,7 +240,7 @@ class ScanMix(C2D):
 
     def rule(self) -> Rule:
         """DivideMix's and ScanMix's own."""
-        return scanmix_rule
+        return partial(scanmix_rule, mild_lr=self.settings.mild_cluster_lr)
 
     def mixmatch(self, age: int) -> MixMatch:
         """DivideMix's step, on the views that were decided."""
@@ -291,7 +302,7 @@ class ScanMix(C2D):
                     f"cluster-{number}",
                     step,
                     (number,),
-                    NeighbourPairs(judge if self.filters else None),
+                    NeighbourPairs(judge if self.filters else None, "cluster_lr"),
                     judge=judge,
                     lr="cluster_lr",
                     batch_size=settings.cluster_batch,

@@ -18,6 +18,7 @@ PAPER = {
     "scan.num_heads": 0,
     "scanmix.ask_neighbours": False,
     "scanmix.start_from_clusters": False,
+    "scanmix.mild_cluster_lr": 1e-5,
 }
 WARMUP = {"cifar10": 10, "cifar100": 30}  # epochs
 PERCENT = {"symmetric": (20, 50, 80, 90), "asymmetric": (40, 49)}

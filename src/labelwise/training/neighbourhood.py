@@ -103,13 +103,16 @@ class NeighbourPairs(Sampling):
 
     Args:
         judge: the network whose predictions filter the neighbours; None keeps all of them.
+        lr: the decision that is the phase's learning rate; where it is 0 nothing is drawn.
     """
 
     judge: int | None = None
+    lr: str | None = None
 
     def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
         """Draw pairs, then cut them into full batches."""
-        if not context.ledger.decisions.get(CLUSTERING, 1.0):
+        decisions = context.ledger.decisions
+        if not decisions.get(CLUSTERING, 1.0) or (self.lr and not decisions.get(self.lr, 1.0)):
             return nothing(context)
         partner = draw_partners(context, self.judge)
         anchors = (partner >= 0).nonzero().flatten()
