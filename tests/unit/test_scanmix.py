@@ -18,6 +18,7 @@ from labelwise.losses.clustering import entropy, neighbour_consistency
 from labelwise.methods import parse_method
 from labelwise.methods.c2d import C2D
 from labelwise.methods.clusters import NAMED, Clusters, NameClusters
+from labelwise.methods.dividemix import DivideMix
 from labelwise.methods.scanmix import AskNeighbours, ScanMix, SetWarmup, scanmix_rule
 from labelwise.models.build import NetworkSpec, build_network
 from labelwise.models.heads import Linear
@@ -164,11 +165,15 @@ def test_pretraining_follows_the_kind_of_data_and_takes_the_settings() -> None:
 def test_warmup_counts_steps_not_epochs() -> None:
     digits, many = (Problem(n, 10, "images", (1, 8, 8)) for n in (1438, 50_000))
     assert C2D().bind(digits).schedule.warmup == round(260 / math.ceil(1438 / 64))
-    assert ScanMix().bind(many).schedule.warmup == 2
-    short = ScanMix().bind(digits, {"epochs": 20}).schedule
+    assert C2D().bind(many).schedule.warmup == 2
+    short = C2D().bind(digits, {"epochs": 20}).schedule
     assert (short.epochs, short.warmup) == (20, 5)
-    assert ScanMix().bind(digits, {"epochs": 20, "warmup": 7}).schedule.warmup == 7
-    assert ScanMix().bind(digits, {"epochs": 2}).schedule.warmup == 1
+    assert C2D().bind(digits, {"epochs": 20, "warmup": 7}).schedule.warmup == 7
+    assert C2D().bind(digits, {"epochs": 2}).schedule.warmup == 1
+    # ScanMix trains everything in the warm-up of little noise, as DivideMix does.
+    for problem in (digits, many):
+        wanted = DivideMix().bind(problem).schedule
+        assert ScanMix().bind(problem).schedule == wanted
 
 
 # -- the noise that neighbours tell -----------------------------------------------------------

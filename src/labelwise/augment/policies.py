@@ -157,8 +157,8 @@ class Strong(RandAugment):
 
     Differences from the paper:
         1. The crop is of the zero-padded image, as in the weak view.
-        2. Tiny images get another view: on digits, 8 by 8, SCAN found 73 % of the classes with
-           the paper's and 97 % with this one (`benchmarks/README.md`).
+        2. Tiny images get another view: four operations and a cut-out of half the side leave too
+           little of 8 by 8 pixels.
     """
 
     name: ClassVar[str] = "strong"
