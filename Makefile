@@ -43,6 +43,9 @@ bench: install
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/audit.py --suite digits
 	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/scanmix.py
+	$(BIN)/python benchmarks/cluster_heads.py
+	$(BIN)/python benchmarks/neighbours.py
 
 clean:
 	rm -rf $(VENV) build dist runs
