@@ -19,7 +19,7 @@ from labelwise.methods import parse_method
 from labelwise.methods.c2d import C2D
 from labelwise.methods.clusters import NAMED, Clusters, NameClusters
 from labelwise.methods.dividemix import DivideMix
-from labelwise.methods.scanmix import AskNeighbours, ScanMix, SetWarmup, scanmix_rule
+from labelwise.methods.scanmix import AskNeighbours, ScanMix, ScanMixRule, SetWarmup
 from labelwise.models.build import NetworkSpec, build_network
 from labelwise.models.heads import Linear
 from labelwise.models.network import Network
@@ -127,7 +127,7 @@ def test_without_the_e_step_every_neighbour_is_taken() -> None:
 def test_predicted_noise_decides_learning_rate_and_views(
     rate: float, lr: float, strong: float
 ) -> None:
-    decided = scanmix_rule(rate, 10, mild_lr=1e-5)
+    decided = ScanMixRule(mild_lr=1e-5)(rate, 10)
     assert (decided["cluster_lr"], decided["strong_views"]) == (lr, strong)
 
 

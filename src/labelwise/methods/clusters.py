@@ -75,6 +75,7 @@ class NameClusters(Pass):
             often as labels are right at the rate that neighbours tell).
     """
 
+    moves: ClassVar[bool] = True
     scale: float = 1.0
     least: float = 0.0
     agreement: float = 0.0
@@ -127,6 +128,7 @@ class Clusters(Method):
     name = "clusters"
     summary = "semantic clusters (SCAN) named by the given labels: no training on labels at all"
     citation = "Van Gansbeke et al., SCAN, ECCV 2020, arXiv 2005.12320"
+    learns = False
     Settings: ClassVar = ClustersSettings
     settings: ClustersSettings
 

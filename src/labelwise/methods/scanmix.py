@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -155,20 +154,24 @@ class AskNeighbours(Pass):
         return {"noise_rate_of_neighbours": told}
 
 
-def scanmix_rule(rate: float, num_classes: int, mild_lr: float = 0.0) -> dict[str, float]:
+@dataclass(frozen=True)
+class ScanMixRule:
     """DivideMix's settings and ScanMix's own from the estimated noise rate.
 
     Args:
-        rate: estimated noise rate.
-        num_classes: K.
         mild_lr: learning rate of the clustering pass where the noise is not severe.
     """
-    severe = rate > SEVERE
-    return {
-        **settings_rule(rate, num_classes),
-        "cluster_lr": 1e-3 if severe else mild_lr,
-        "strong_views": float(severe),
-    }
+
+    mild_lr: float = 0.0
+
+    def __call__(self, rate: float, num_classes: int) -> dict[str, float]:
+        """Decisions for an estimated noise rate among K classes."""
+        severe = rate > SEVERE
+        return {
+            **settings_rule(rate, num_classes),
+            "cluster_lr": 1e-3 if severe else self.mild_lr,
+            "strong_views": float(severe),
+        }
 
 
 class ScanMix(C2D):
@@ -246,7 +249,7 @@ class ScanMix(C2D):
 
     def rule(self) -> Rule:
         """DivideMix's and ScanMix's own."""
-        return partial(scanmix_rule, mild_lr=self.settings.mild_cluster_lr)
+        return ScanMixRule(self.settings.mild_cluster_lr)
 
     def mixmatch(self, age: int) -> MixMatch:
         """DivideMix's step, on the views that were decided."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,7 @@ class StartHead(Pass):
         steps: updates of the candidates.
     """
 
+    moves: ClassVar[bool] = True
     num_heads: int
     entropy_weight: float
     steps: int = 700

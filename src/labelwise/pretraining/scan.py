@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -147,6 +148,7 @@ class WatchClusters(Pass):
         networks: those that are looked at; the worst counts.
     """
 
+    moves: ClassVar[bool] = True
     entropy_weight: float
     last: bool = False
     networks: tuple[int, ...] = (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +20,8 @@ class Share(Pass):
     Pre-training trains one network. The peers of co-training start from it, and differ by their
     class heads and by the samples they see (C2D, arXiv 2103.13646, section 3).
     """
+
+    moves: ClassVar[bool] = True
 
     @torch.no_grad()
     def run(self, context: Context) -> dict[str, float]:

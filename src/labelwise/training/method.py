@@ -51,9 +51,11 @@ class Pass(ABC):
 
     Class attributes:
         observes: as for a `Step`.
+        moves: whether it sets weights all the same, by handing over what was learnt elsewhere.
     """
 
     observes: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, context: Context) -> dict[str, float]:
@@ -133,6 +135,7 @@ class Method(ABC):
         kinds: input kinds it can work on.
         measures: what the end of an epoch is judged by: the class predictions, the features
             (k-NN accuracy) or the clusters of the "clusters" head.
+        learns: whether any phase trains; a method may only use what pre-training has learnt.
         Settings: the pydantic model of its settings; each field says its unit and source.
 
     Args:
@@ -146,6 +149,7 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     kinds: ClassVar[frozenset[Kind]] = frozenset({"images", "embeddings"})
     measures: ClassVar[Measured] = "classes"
+    learns: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
 
     def __init__(self, **settings: Any) -> None:
