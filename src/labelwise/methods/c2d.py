@@ -32,8 +32,8 @@ class C2D(DivideMix):
     them. Features from the images alone make right labels easy and wrong ones hard at once.
 
     Differences from the paper:
-        1. The warm-up trains the class heads on frozen features, as ScanMix does;
-           `frozen_warmup=false` trains everything, as the paper does.
+        1. The warm-up trains the class heads on frozen features, as ScanMix does, and its learning
+           rate falls to zero; `frozen_warmup=false` trains everything, as the paper does.
         2. Those of `labelwise.methods.dividemix.DivideMix`.
     """
 

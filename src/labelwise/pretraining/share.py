@@ -15,10 +15,11 @@ CLASS_HEAD = "heads.classes."
 
 @dataclass(frozen=True)
 class Share(Pass):
-    """Give every network the first one's backbone and heads; class heads stay different.
+    """Give every network the first one's backbone and heads, but not its class head.
 
     Pre-training trains one network. The peers of co-training start from it, and differ by their
-    class heads and by the samples they see (C2D, arXiv 2103.13646, section 3).
+    class heads, unless a method makes those alike, and by the samples they see (C2D, arXiv
+    2103.13646, section 3).
     """
 
     moves: ClassVar[bool] = True
