@@ -46,7 +46,7 @@ from labelwise import binding, experiment, outputs
 from labelwise.config import RunConfig
 from labelwise.data.store import Store, input_statistics
 from labelwise.models.build import NetworkSpec, build_network
-from labelwise.models.heads import Projection
+from labelwise.models.heads import HeadSpec, Projection
 from labelwise.models.network import Network, Outputs
 from labelwise.rng import Draw
 from labelwise.selection.mixture import mixture
@@ -119,10 +119,9 @@ class PlainPairs(PlainImages):
         return simclr_view(image)
 
 
-def projection_head(num_features: int, num_classes: int) -> dict[str, torch.nn.Module]:
+def projection_head(spec: HeadSpec) -> dict[str, torch.nn.Module]:
     """The head of SimCLR."""
-    del num_classes
-    return {"projection": Projection(num_features)}
+    return {"projection": Projection(spec.num_features)}
 
 
 def endless(data: PlainImages, batch: int, workers: int) -> Iterator[Any]:

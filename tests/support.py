@@ -19,7 +19,7 @@ from labelwise.config import MethodSettings
 from labelwise.data.dataset import Dataset
 from labelwise.data.ledger import Column, Ledger
 from labelwise.data.store import Store, input_statistics
-from labelwise.models.build import HeadFactory, NetworkSpec, auto_model, build_network
+from labelwise.models.build import HeadFactory, NetworkSpec, auto_model, build_network, head_spec
 from labelwise.models.network import Backbone, Network
 from labelwise.rng import Draw
 from labelwise.training.checkpoint import Checkpoints
@@ -99,7 +99,8 @@ def smooth_network(
     """A `Network` on the `Smooth` backbone, initialised from a position-keyed draw."""
     with Draw(seed, phase=f"smooth-{number}").forked("weights"):
         backbone = Smooth.build(data.shape)
-        extra = heads(backbone.num_features, data.num_classes) if heads else None
+        spec = NetworkSpec("smooth", tuple(data.shape), data.num_classes)
+        extra = heads(head_spec(backbone, spec)) if heads else None
         return Network(backbone, data.num_classes, *input_statistics(data.inputs), extra)
 
 

@@ -18,6 +18,7 @@ from labelwise.methods import known_methods
 from labelwise.methods.ce import CrossEntropy
 from labelwise.methods.dividemix import DivideMix
 from labelwise.methods.scanmix import ScanMix
+from labelwise.models.heads import HeadSpec
 from labelwise.outputs import citations, stage_figures
 from labelwise.pretraining import (
     chosen_names,
@@ -171,7 +172,7 @@ def test_a_chain_shows_its_main_method_and_adds_up_its_parts() -> None:
     assert run.num_peers == 2
     assert run.rows_per_step == max(32 * 2, 16 * run.main.rows_per_sample)
     assert run.columns() == run.main.columns()
-    assert set(run.heads(8, 3)) == {"projection"}
+    assert set(run.heads(HeadSpec(8, 3, (3, 8, 8)))) == {"projection"}
     assert citations(run) == (SimCLR.citation, DivideMix.citation)
     wrapped = chain(SimCLR(), ExtraView(CrossEntropy()))
     assert citations(wrapped) == (SimCLR.citation, "none", CrossEntropy.citation)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from labelwise.config import MethodSettings, Schedule
 from labelwise.data.ledger import Column
-from labelwise.models.heads import Linear
+from labelwise.models.heads import HeadSpec, Linear
 from labelwise.selection.agreement import noise_rate_from_pairs
 from labelwise.training.context import Context
 from labelwise.training.method import Method, Pass, Phase, Problem
@@ -141,9 +141,9 @@ class Clusters(Method):
         """The neighbours."""
         return (neighbour_column(self.settings.num_neighbours),)
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The cluster head."""
-        return {"clusters": Linear(num_features, num_classes)}
+        return {"clusters": Linear(spec.num_features, spec.num_classes)}
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """One epoch: there is nothing to train."""

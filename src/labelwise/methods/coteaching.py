@@ -120,6 +120,11 @@ class CoTeaching(Method):
         """Both networks run on the batch before either learns."""
         return 2
 
+    @property
+    def num_sides(self) -> int:
+        """Two: both networks run on every sample."""
+        return 2
+
     def default_schedule(self, problem: Problem) -> Schedule:
         """As many iterations as cross-entropy."""
         return Schedule.scaled(problem.num_samples, problem.kind, iterations=1500)

@@ -266,6 +266,11 @@ class DivideMix(Method):
         """Both sides in all their views go through one forward."""
         return 2 * self.settings.num_views
 
+    @property
+    def num_sides(self) -> int:
+        """Two: the labelled and the unlabelled."""
+        return 2
+
     def columns(self) -> tuple[Column, ...]:
         """The last epochs' losses, for the mean that severe noise needs; the first ones to show."""
         return (Column(HISTORY, shape=(WINDOW,)), EARLY)

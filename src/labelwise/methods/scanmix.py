@@ -15,7 +15,7 @@ from labelwise.data.ledger import Column
 from labelwise.methods.c2d import C2D, C2DSettings
 from labelwise.methods.clusters import NAMED, TOLD, NameClusters
 from labelwise.methods.dividemix import DivideMix, MixMatch, settings_rule
-from labelwise.models.heads import Linear
+from labelwise.models.heads import HeadSpec, Linear
 from labelwise.pretraining.scan import Consistency, WatchClusters
 from labelwise.selection.agreement import noise_rate_from_pairs
 from labelwise.selection.noise_rate import estimate_noise_rate
@@ -261,9 +261,9 @@ class ScanMix(C2D):
         """DivideMix's, and the neighbours."""
         return (*super().columns(), neighbour_column(self.settings.num_neighbours))
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The cluster head."""
-        return {"clusters": Linear(num_features, num_classes)}
+        return {"clusters": Linear(spec.num_features, spec.num_classes)}
 
     def divide(self, first: bool, scored: int) -> list[Phase]:
         """Score, divide, decide; and mine the neighbours where no part before has done so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from labelwise.discovery import discover
 from labelwise.errors import UserError, nearest
+from labelwise.models.heads import HeadSpec
 from labelwise.models.network import Backbone, Network
 from labelwise.rng import Draw
 
-HeadFactory = Callable[[int, int], dict[str, nn.Module]]
+HeadFactory = Callable[[HeadSpec], dict[str, nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,24 @@ def build_network(
         mean: per-channel or per-feature mean of the training inputs, in the network's input units.
         std: the standard deviations likewise.
         draw: where the initial weights come from; peers get different positions.
-        heads: makes the extra heads a method needs from (num_features F, num_classes K).
+        heads: makes the extra heads a method needs.
     """
     with draw.forked("weights"):
         backbone = build_backbone(spec.model, spec.shape)
-        extra = heads(backbone.num_features, spec.num_classes) if heads else None
+        extra = heads(head_spec(backbone, spec)) if heads else None
         return Network(backbone, spec.num_classes, mean, std, extra)
+
+
+def head_spec(backbone: Backbone, spec: NetworkSpec) -> HeadSpec:
+    """What the heads of a network must fit."""
+    size = partial(map_size, backbone, spec.shape)
+    return HeadSpec(backbone.num_features, spec.num_classes, spec.shape, size)
+
+
+def map_size(backbone: Backbone, shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of a backbone's last feature map, by one forward in eval mode."""
+    training = backbone.training
+    with torch.no_grad():
+        maps = backbone.maps(backbone.eval()(torch.zeros(1, *shape)))
+    backbone.train(training)
+    return maps.shape[2], maps.shape[3]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from labelwise.models.heads import Linear
+from labelwise.models.heads import Linear, MapHead
 
 Outputs = dict[str, Tensor]
 """The named outputs asked for, each a tensor with the batch first."""
@@ -36,7 +36,18 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the last feature map (B, F, h, w), or features (B, F) for embeddings."""
+        """Return the last feature map (B, F, h, w), or features (B, F) for embeddings.
+
+        A backbone with another layout of its own returns that, and overrides `maps` and `pool`.
+        """
+
+    def maps(self, raw: Tensor) -> Tensor:
+        """The feature map (B, F, h, w) of what `forward` returned; (B, F, 1, 1) of features."""
+        return raw if raw.ndim == 4 else raw[:, :, None, None]
+
+    def pool(self, raw: Tensor) -> Tensor:
+        """The features (B, F) of what `forward` returned."""
+        return raw.mean(dim=(2, 3)) if raw.ndim == 4 else raw
 
 
 class Network(nn.Module):
@@ -50,8 +61,8 @@ class Network(nn.Module):
         num_classes: K, width of the "classes" head.
         mean: per-channel (C) or per-feature (D) mean of the training inputs.
         std: the standard deviations likewise; zeros are treated as one.
-        heads: further named heads (module from features (B, F) to an output), for methods that
-            need them.
+        heads: further named heads (module from features (B, F), or of a `MapHead` from the feature
+            map, to an output), for methods that need them.
     """
 
     mean: Tensor
@@ -86,14 +97,16 @@ class Network(nn.Module):
             A dictionary with exactly the outputs asked for.
         """
         shape = (1, -1, 1, 1) if inputs.ndim == 4 else (1, -1)
-        maps = self.backbone((inputs - self.mean.view(shape)) / self.std.view(shape))
-        features = maps.mean(dim=(2, 3)) if maps.ndim == 4 else maps
+        raw = self.backbone((inputs - self.mean.view(shape)) / self.std.view(shape))
+        features = self.backbone.pool(raw)
         outputs: Outputs = {}
         for name in heads:
             if name == "features":
                 outputs[name] = features
             elif name == "feature_map":
-                outputs[name] = maps
+                outputs[name] = self.backbone.maps(raw)
+            elif isinstance(self.heads[name], MapHead):
+                outputs[name] = self.heads[name](self.backbone.maps(raw))
             else:
                 outputs[name] = self.heads[name](features)
         return outputs

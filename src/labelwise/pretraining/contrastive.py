@@ -13,7 +13,7 @@ from torch import nn
 
 from labelwise.config import MethodSettings, Schedule
 from labelwise.errors import UserError
-from labelwise.models.heads import Projection
+from labelwise.models.heads import HeadSpec, Projection
 from labelwise.pretraining.share import Share
 from labelwise.training.context import Context
 from labelwise.training.groups import Group, Groups, add_views
@@ -53,9 +53,9 @@ class Contrastive(Method):
     def step(self) -> Step:
         """What is done with a batch."""
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The projection head."""
-        return {"projection": Projection(num_features)}
+        return {"projection": Projection(spec.num_features)}
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """Batches of 256 and about 600 steps at 2,000 images, growing with the root of N.

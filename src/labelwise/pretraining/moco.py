@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -88,6 +88,8 @@ class QueryAndKey(Step):
         momentum: m of θ_k ← m·θ_k + (1 - m)·θ_q.
         groups: groups that the keys' batch is cut into.
     """
+
+    classifies: ClassVar[bool] = False
 
     view: str = "simclr"
     temperature: float = 0.2

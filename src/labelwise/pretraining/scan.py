@@ -18,7 +18,7 @@ from labelwise.losses.clustering import (
     entropy,
     neighbour_consistency,
 )
-from labelwise.models.heads import Linear
+from labelwise.models.heads import HeadSpec, Linear
 from labelwise.pretraining.cluster_head import StartHead
 from labelwise.pretraining.share import Share
 from labelwise.training.context import Context
@@ -69,6 +69,8 @@ class Consistency(Step):
         entropy_weight: λ_e, unless a collapse has raised it (the decision `WEIGHT`).
     """
 
+    classifies: ClassVar[bool] = False
+
     view: str = "strong"
     entropy_weight: float = 5.0
 
@@ -106,6 +108,8 @@ class SelfLabel(Step):
         strong: view policy that is learnt from.
         threshold: least confidence of a pseudo-label.
     """
+
+    classifies: ClassVar[bool] = False
 
     weak: str = "weak"
     strong: str = "strong"
@@ -240,9 +244,9 @@ class SCAN(Method):
         """The neighbours."""
         return (neighbour_column(self.settings.num_neighbours),)
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The cluster head: as many clusters as classes."""
-        return {"clusters": Linear(num_features, num_classes)}
+        return {"clusters": Linear(spec.num_features, spec.num_classes)}
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """Batches of 128 and about 350 steps at 2,000 images, growing with the root of N."""

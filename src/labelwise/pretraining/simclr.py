@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class TwoViews(Step):
         view: view policy.
         temperature: τ.
     """
+
+    classifies: ClassVar[bool] = False
 
     view: str = "simclr"
     temperature: float = 0.2

@@ -9,6 +9,7 @@ from torch import nn
 
 from labelwise.config import Schedule
 from labelwise.data.ledger import Column
+from labelwise.models.heads import HeadSpec
 from labelwise.models.network import Network
 from labelwise.training.method import Method, Phase, Problem
 
@@ -74,11 +75,11 @@ class Chain(Method):
                 assert held == column, f"two parts declare the column {column.name!r} differently"
         return tuple(found.values())
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """Every head that any part needs, once."""
         found: dict[str, nn.Module] = {}
         for part in self.parts:
-            for name, head in part.heads(num_features, num_classes).items():
+            for name, head in part.heads(spec).items():
                 found.setdefault(name, head)
         return found
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Group:
         anchor: unaugmented inputs (B, *S).
         views: the inputs to learn from, each with its soft target. Any number of them: a wrapper
             may append some, so no step may count on how many there are.
+        kept: what a wrapper's `views` hands to its own `loss`, by the wrapper's name.
     """
 
     index: Tensor
@@ -30,6 +32,11 @@ class Group:
     clean: Tensor
     anchor: Tensor
     views: tuple[View, ...] = ()
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    def keeping(self, name: str, value: Any) -> Group:
+        """Return the group with something handed from `views` to `loss`."""
+        return replace(self, kept={**self.kept, name: value})
 
     def adding(self, *views: View) -> Group:
         """Return the group with further views."""

@@ -18,6 +18,7 @@ from labelwise.config import MethodSettings, Schedule
 from labelwise.data.dataset import Kind
 from labelwise.data.ledger import Column
 from labelwise.errors import UserError
+from labelwise.models.heads import HeadSpec
 from labelwise.models.network import Network
 from labelwise.training.context import Context
 from labelwise.training.groups import Groups
@@ -30,9 +31,12 @@ class Step(ABC):
     Class attributes:
         observes: whether the step hands the logits of its single, unmixed samples to
             `labelwise.training.trace.observe`.
+        classifies: whether its targets say of which class a sample is, so that a wrapper may add
+            altered copies of the samples; the targets of clusters and of pairs do not.
     """
 
     observes: ClassVar[bool] = False
+    classifies: ClassVar[bool] = True
 
     @abstractmethod
     def views(self, context: Context, groups: Groups) -> Groups:
@@ -42,7 +46,9 @@ class Step(ABC):
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
         """Return named scalar terms, already weighted: the loop adds them.
 
-        Selections and weights are per sample and apply to all views of the sample.
+        Selections and weights are per sample and apply to all views of the sample. Inputs are
+        only joined, permuted and mixed linearly here, and networks only run by `context.forward`:
+        a wrapper may carry further channels along with them.
         """
 
 
@@ -186,6 +192,11 @@ class Method(ABC):
         return 1
 
     @property
+    def num_sides(self) -> int:
+        """Groups of a batch, or networks that run on it at once: rows per sample and view."""
+        return 1
+
+    @property
     def rows_per_step(self) -> int:
         """Rows of the largest forward with gradient, over all ranks."""
         return self.schedule.batch_size * self.rows_per_sample
@@ -228,9 +239,9 @@ class Method(ABC):
         """The loop's own columns, which every method has, and the method's."""
         return (*BASE_COLUMNS, *self.columns())
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """Extra network heads, freshly initialised; most methods need none."""
-        del num_features, num_classes
+        del spec
         return {}
 
     def extras(self, network: Network) -> dict[str, nn.Module]:
@@ -311,6 +322,11 @@ class Wrapper(Method):
         """As many as the base's; a wrapper that adds views adds them here."""
         return self.base.rows_per_sample
 
+    @property
+    def num_sides(self) -> int:
+        """As many as the base has."""
+        return self.base.num_sides
+
     def pretraining(self, problem: Problem) -> Mapping[str, Mapping[str, Any]]:
         """As the base wants it."""
         return self.base.pretraining(problem)
@@ -319,9 +335,9 @@ class Wrapper(Method):
         """The base's columns; a wrapper adds its own."""
         return self.base.columns()
 
-    def heads(self, num_features: int, num_classes: int) -> dict[str, nn.Module]:
+    def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The base's heads; a wrapper adds its own."""
-        return self.base.heads(num_features, num_classes)
+        return self.base.heads(spec)
 
     def extras(self, network: Network) -> dict[str, nn.Module]:
         """The base's further modules; a wrapper adds its own."""

@@ -1,0 +1,249 @@
+"""Adversarial masking: cover what a network looks at most, and least, in a whole batch at once.
+
+SANM (Tu et al., arXiv 2302.06805), sections 3.2 and 3.3. A `Masker` draws everything from the
+position it is handed and gives masked copies of a batch with their places, so that training and
+the report's pictures mask alike. Nothing here loops over images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from labelwise.rng import Draw
+
+Ratio = Literal["adaptive", "random", "fixed"]
+Place = Literal["guided", "random"]
+Spot = Literal["pixel", "cell"]
+Anchor = Literal["centre", "corner"]
+Sides = Literal["both", "hot", "cold"]
+Fill = Literal["random", "black"]
+
+
+def activation_map(maps: Tensor) -> Tensor:
+    """How strongly each place of a feature map responds, A = Σ_c f_c².
+
+    SANM (arXiv 2302.06805), section 3.2.
+
+    Args:
+        maps: last feature map (B, F, h, w).
+
+    Returns:
+        (B, h, w) float32, at least 0.
+    """
+    return maps.float().square().sum(1)
+
+
+def extreme_cells(activation: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column (B, 2) int64 of the most and of the least activated cell; first of equals."""
+    flat, width = activation.flatten(1), activation.shape[2]
+    found = flat.argmax(1), flat.argmin(1)
+    hot, cold = (torch.stack((cell // width, cell % width), dim=1) for cell in found)
+    return hot, cold
+
+
+def extreme_pixels(activation: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The most and the least activated pixel of each image.
+
+    Args:
+        activation: (B, h, w).
+        size: height H and width W of the images; the map is resized to them bilinearly.
+
+    Returns:
+        Rows and columns (B, 2) int64 of the hottest and of the coldest pixel; the first of equals.
+    """
+    wide = F.interpolate(activation.unsqueeze(1), size, mode="bilinear", align_corners=False)
+    return extreme_cells(wide.squeeze(1))
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """One box of every image.
+
+    Args:
+        top: first row (B) int64.
+        left: first column (B) int64.
+        height: rows (B) int64, 0 for no box.
+        width: columns (B) int64, 0 for no box.
+    """
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+
+    def inside(self, size: tuple[int, int]) -> Tensor:
+        """Which pixels are covered (B, H, W) bool."""
+        rows, columns = (torch.arange(side, device=self.top.device) for side in size)
+        in_rows = (rows >= self.top[:, None]) & (rows < (self.top + self.height)[:, None])
+        in_columns = (columns >= self.left[:, None]) & (columns < (self.left + self.width)[:, None])
+        return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def box_sides(share: Tensor, aspect: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Height and width of the boxes that cover a share of the image.
+
+    Args:
+        share: wanted share of the image's area (B), at least 0.
+        aspect: height over width (B).
+        size: height H and width W of the images.
+
+    Returns:
+        Heights and widths (B) int64: at least one pixel where the share is above 0, none where it
+        is 0, and never the whole image.
+    """
+    height, width = size
+    area = share * (height * width)
+    wanted = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    rows = wanted[0].clamp(1, height).long()
+    columns = wanted[1].clamp(1, width).long()
+    whole = (rows == height) & (columns == width)  # leave the last row or column uncovered
+    rows, columns = (rows - whole.long(), columns) if height > 1 else (rows, columns - whole.long())
+    some = (share > 0).long()
+    return rows * some, columns * some
+
+
+def place_boxes(
+    pixels: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int], anchor: Anchor
+) -> Boxes:
+    """Put each box around its pixel, or with its first corner on it, moved inside the image.
+
+    Args:
+        pixels: row and column (B, 2) int64.
+        rows: heights of the boxes (B).
+        columns: widths of the boxes (B).
+        size: height and width of the images.
+        anchor: "centre" (paper) or "corner" (authors' code).
+    """
+    sides = torch.stack((rows, columns), dim=1)
+    first = pixels - sides // 2 if anchor == "centre" else pixels
+    last = torch.tensor(size, device=pixels.device) - sides
+    first = first.clamp_min(0).minimum(last)
+    return Boxes(first[:, 0], first[:, 1], rows, columns)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A masked copy of a batch.
+
+    Args:
+        images: (B, C, H, W), in the memory format of the originals.
+        boxes: what is covered.
+    """
+
+    images: Tensor
+    boxes: Boxes
+
+
+@dataclass(frozen=True)
+class Masker:
+    """Settings of the masks, and the masking itself.
+
+    Args:
+        ratio: "adaptive" masks more where the label is doubtful, "random" draws alike for all,
+            "fixed" takes `basic` for all.
+        basic: mean of the drawn share of the image, for both boxes together.
+        spread: it is drawn from basic ± spread.
+        gain: what a label that is surely wrong adds to it.
+        place: "guided" by the activation map, or "random".
+        spot: the extreme "pixel" of the resized map, or a random pixel of its extreme "cell".
+        anchor: whether the extreme pixel is the "centre" of its box or its first "corner".
+        boxes: a copy with the "hot" box, one with the "cold" box, or "both".
+        fill: one "random" value per image and channel, or "black".
+        elongation: height over width is drawn from U(1 / elongation, elongation).
+        cover: whether the boxes are covered at all; without, copies are as the originals.
+    """
+
+    ratio: Ratio = "adaptive"
+    basic: float = 0.045
+    spread: float = 0.025
+    gain: float = 0.03
+    place: Place = "guided"
+    spot: Spot = "pixel"
+    anchor: Anchor = "centre"
+    boxes: Sides = "both"
+    fill: Fill = "random"
+    elongation: float = 1.25
+    cover: bool = True
+
+    @property
+    def num_copies(self) -> int:
+        """Masked copies of every image."""
+        return 2 if self.boxes == "both" else 1
+
+    @property
+    def needs_map(self) -> bool:
+        """Whether the activation map is looked at."""
+        return self.cover and self.place == "guided"
+
+    def ratios(self, clean: Tensor, draw: Draw) -> Tensor:
+        """Draw r, the share of each image that both boxes cover together (B).
+
+        r = U(basic - spread, basic + spread) + gain · (1 - w); never below 0 or above 1.
+
+        Args:
+            clean: w, P(given label is right) (B).
+            draw: randomness; purpose "ratio".
+        """
+        if self.ratio == "fixed":
+            return torch.full_like(clean, self.basic)
+        unit = draw.uniform("ratio", len(clean), low=-1, high=1)
+        ratio = self.basic + self.spread * unit
+        if self.ratio == "adaptive":
+            ratio = ratio + self.gain * (1 - clean)
+        return ratio.clamp(0, 1)
+
+    def __call__(
+        self, images: Tensor, activation: Tensor | None, ratio: Tensor, draw: Draw
+    ) -> list[Masked]:
+        """Give the masked copies of a batch, hot before cold.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            activation: activation maps (B, h, w); None where places are random.
+            ratio: r (B); each box covers half of it.
+            draw: randomness; purposes "<copy>/aspect", "<copy>/place", "<copy>/fill".
+        """
+        names = ("hot", "cold") if self.boxes == "both" else (self.boxes,)
+        if not self.cover:
+            none = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+            return [Masked(images, Boxes(none, none, none, none)) for _ in names]
+        return [
+            self._masked(images, ratio, self._pixels(name, images, activation, draw), draw, name)
+            for name in names
+        ]
+
+    def _pixels(self, name: str, images: Tensor, activation: Tensor | None, draw: Draw) -> Tensor:
+        """Row and column (B, 2) of the pixel that each box is for."""
+        size = (images.shape[2], images.shape[3])
+        if self.place == "guided":
+            assert activation is not None, "guided masks need an activation map"
+            which = 0 if name == "hot" else 1
+            if self.spot == "pixel":
+                return extreme_pixels(activation, size)[which]
+            cell, grid = extreme_cells(activation)[which], activation.shape[1:]
+        else:
+            cell, grid = torch.zeros(len(images), 2, device=images.device), torch.Size((1, 1))
+        unit = draw.uniform(f"{name}/place", len(images), 2)
+        scale = unit.new_tensor([side / cells for side, cells in zip(size, grid, strict=True)])
+        return ((cell + unit) * scale).long()
+
+    def _masked(
+        self, images: Tensor, ratio: Tensor, pixels: Tensor, draw: Draw, name: str
+    ) -> Masked:
+        count, channels, *size = images.shape
+        whole = (size[0], size[1])
+        aspect = draw.uniform(
+            f"{name}/aspect", count, low=1 / self.elongation, high=self.elongation
+        )
+        rows, columns = box_sides(ratio / 2, aspect, whole)
+        boxes = place_boxes(pixels, rows, columns, whole, self.anchor)
+        fill = images.new_zeros(count, channels)
+        if self.fill == "random":
+            fill = draw.uniform(f"{name}/fill", count, channels).to(images.dtype)
+        covered = boxes.inside(whole).unsqueeze(1)
+        return Masked(torch.where(covered, fill[:, :, None, None], images), boxes)
