@@ -18,10 +18,14 @@ from labelwise.rng import Draw
 
 Ratio = Literal["adaptive", "random", "fixed"]
 Place = Literal["guided", "random"]
-Spot = Literal["pixel", "cell"]
+Spot = Literal["auto", "pixel", "cell"]
 Anchor = Literal["centre", "corner"]
-Sides = Literal["both", "hot", "cold"]
+Sides = Literal["both", "either", "hot", "cold"]
 Fill = Literal["random", "black"]
+
+COARSE = 4
+"""Cells a side below which a resized map has no interior: all its extremes lie on the image's rim,
+where there is often nothing to see."""
 
 
 def activation_map(maps: Tensor) -> Tensor:
@@ -150,9 +154,11 @@ class Masker:
         spread: it is drawn from basic ± spread.
         gain: what a label that is surely wrong adds to it.
         place: "guided" by the activation map, or "random".
-        spot: the extreme "pixel" of the resized map, or a random pixel of its extreme "cell".
+        spot: the extreme "pixel" of the resized map (paper), or a random pixel of its extreme
+            "cell"; "auto" takes the cell where the map has fewer than `COARSE` a side.
         anchor: whether the extreme pixel is the "centre" of its box or its first "corner".
-        boxes: a copy with the "hot" box, one with the "cold" box, or "both".
+        boxes: a copy with the "hot" box, one with the "cold" box, "both", or one with "either",
+            drawn for each image.
         fill: one "random" value per image and channel, or "black".
         elongation: height over width is drawn from U(1 / elongation, elongation).
         cover: whether the boxes are covered at all; without, copies are as the originals.
@@ -163,7 +169,7 @@ class Masker:
     spread: float = 0.025
     gain: float = 0.03
     place: Place = "guided"
-    spot: Spot = "pixel"
+    spot: Spot = "auto"
     anchor: Anchor = "centre"
     boxes: Sides = "both"
     fill: Fill = "random"
@@ -222,15 +228,22 @@ class Masker:
         size = (images.shape[2], images.shape[3])
         if self.place == "guided":
             assert activation is not None, "guided masks need an activation map"
-            which = 0 if name == "hot" else 1
-            if self.spot == "pixel":
-                return extreme_pixels(activation, size)[which]
-            cell, grid = extreme_cells(activation)[which], activation.shape[1:]
+            grid = activation.shape[1:]
+            cells = self.spot == "cell" or (self.spot == "auto" and min(grid) < COARSE)
+            extremes = extreme_cells(activation) if cells else extreme_pixels(activation, size)
+            cell = self._chosen(name, *extremes, draw)
+            if not cells:
+                return cell
         else:
             cell, grid = torch.zeros(len(images), 2, device=images.device), torch.Size((1, 1))
         unit = draw.uniform(f"{name}/place", len(images), 2)
         scale = unit.new_tensor([side / cells for side, cells in zip(size, grid, strict=True)])
         return ((cell + unit) * scale).long()
+
+    def _chosen(self, name: str, hot: Tensor, cold: Tensor, draw: Draw) -> Tensor:
+        if name != "either":
+            return hot if name == "hot" else cold
+        return torch.where(draw.uniform("either", len(hot), 1) < 0.5, hot, cold)
 
     def _masked(
         self, images: Tensor, ratio: Tensor, pixels: Tensor, draw: Draw, name: str

@@ -49,9 +49,10 @@ class SANMSettings(MethodSettings):
     ratio_spread: float = Field(0.025, ge=0, le=0.5, description="it is drawn from mean ± spread")
     ratio_gain: float = Field(0.03, ge=0, le=0.9, description="what a surely wrong label adds")
     place: Place = Field("guided", description="boxes by the activation map, or random")
-    spot: Spot = Field("pixel", description="extreme pixel (paper), or any of the extreme cell")
+    spot: Spot = Field("auto", description="extreme pixel (paper), or any of the extreme cell")
     anchor: Anchor = Field("centre", description="pixel in the box's centre, or its corner (code)")
-    boxes: Sides = Field("both", description="copies: hot, cold or both")
+    boxes: Sides = Field("both", description="copies: hot, cold, both, or either of them")
+    keep_views: bool = Field(True, description="learn from the host's unmasked views too")
     fill: Fill = Field("random", description="one random value per image and channel, or black")
     elongation: float = Field(
         1.25, ge=1, le=10, description="height over width is drawn from U(1 / it, it)"
@@ -150,6 +151,7 @@ class MaskedStep(Step):
         weight: weight of the reconstruction; 0 for none.
         guess_view: view policy in place of the host's, or None.
         learn_views: view policies of further views.
+        keep_views: whether the host's own views stay.
         observes: as the host's step.
     """
 
@@ -159,6 +161,7 @@ class MaskedStep(Step):
     weight: float = 0.02
     guess_view: str | None = None
     learn_views: tuple[str, ...] = ()
+    keep_views: bool = True
 
     @property
     def observes(self) -> bool:  # type: ignore[override]
@@ -210,6 +213,8 @@ class MaskedStep(Step):
         ratio = self.masker.ratios(group.clean, draw)
         softer = soften(target, ratio) if self.nlr else target
         masked = self.masker(source, activation, ratio, draw)
+        if not self.keep_views:
+            group = replace(group, views=())
         copies = Copies(len(group.views) + len(learn), len(masked), source)
         views: list[View] = [*learn, *((copy.images, softer) for copy in masked)]
         return group.adding(*views).keeping(NAME, copies)
@@ -352,6 +357,7 @@ class SANM(Wrapper):
             weight=own.reconstruction_weight if own.smr else 0.0,
             guess_view=own.guess_view,
             learn_views=self.learn_views,
+            keep_views=own.keep_views,
         )
 
     def phases(self, epoch: int) -> list[Phase]:
