@@ -263,3 +263,50 @@ def with_early_losses(run: Path, spread: float = 0.5, method: str | None = None)
         described["config"]["method"] = method
     path.write_text(json.dumps(described), encoding="utf-8")
     return run
+
+
+def with_masks(
+    run: Path,
+    size: tuple[int, int] = (8, 8),
+    channels: int = 3,
+    kinds: tuple[str, ...] = ("image", "hot", "cold", "rebuilt"),
+    grid: tuple[int, int] = (4, 4),
+) -> Path:
+    """Add what a run that masks holds: four pairs, the last doubtful sample without a partner.
+
+    Args:
+        run: the folder.
+        size: height and width of the pictures.
+        channels: of the pictures, 1 or 3.
+        kinds: of the pictures of each sample.
+        grid: rows and columns of the activation map; fewer than four cells have no focus.
+    """
+    random = np.random.default_rng(5)
+    with np.load(run / "evidence.npz") as file:
+        arrays = dict(file)
+    number = len(arrays["loss"])
+    doubtful = arrays["worst"][:4]
+    given = pd.read_parquet(run / "labels.parquet").given_label.to_numpy()
+    sure = [
+        np.setdiff1d(np.flatnonzero(given == given[row]), arrays["worst"])[place]
+        for place, row in enumerate(doubtful)
+    ]
+    copies = [kind for kind in kinds if kind not in ("image", "rebuilt")]
+    arrays |= {
+        "masks_rows": np.stack([doubtful, [*sure[:3], -1]], axis=1),
+        "masks_kinds": np.array(kinds),
+        "masks_pictures": random.integers(
+            0, 255, (4, 2, len(kinds), channels, *size), dtype=np.uint8
+        ),
+        "masks_maps": random.integers(0, 255, (4, 2, *size), dtype=np.uint8),
+        "masks_boxes": np.tile(np.float32([0.25, 0.5, 0.125, 0.25]), (4, 2, len(copies), 1)),
+        "masks_grid": np.array(grid),
+        "masks_ratio": np.array("adaptive"),
+    }
+    if grid[0] * grid[1] >= 4:
+        wrong = arrays["loss"] > 0.5
+        focus = np.where(wrong, 0.6, 0.4) + 0.05 * random.standard_normal(number)
+        arrays["masks_focus_rows"] = np.arange(number)
+        arrays["masks_focus"] = focus.astype(np.float32)
+    np.savez_compressed(run / "evidence.npz", **arrays)
+    return run

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from labelwise.audit.evidence import reach_verdicts
+from labelwise.audit.masks import mask_arrays
 from labelwise.audit.observed import Observer
 from labelwise.audit.outcome import (
     audit_figures,
@@ -147,10 +148,20 @@ def finish(
     )
     with trainer.fabric.autocast():
         found = reach_verdicts(observer.gather(), trainer.plain, trainer.store, config.seed)
+        masks = mask_arrays(
+            trainer.method.shows_masks(),
+            trainer.plain[0],
+            trainer.store,
+            found.quality,
+            found.worst,
+            prepared.planted,
+            config.seed,
+        )
     table = labels_table(train, found, truth)
     write_table(table, folder.labels)
     write_table(table, folder.labels.with_suffix(".csv"))
     arrays = evidence_arrays(train, found, truth, early_losses(trainer.ledger, prepared.planted))
+    arrays |= masks
     write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     if len(train) * train.num_classes <= MOST_PROBABILITIES:
         rows = torch.arange(len(train))

@@ -19,6 +19,7 @@ from report_runs import (
     judged_elsewhere,
     staged,
     with_early_losses,
+    with_masks,
     write_full_run,
     write_run,
 )
@@ -214,6 +215,34 @@ def test_filters_and_orders(browser: Chromium, run: Path) -> None:
     choose(tab, "sort", "confidence")
     surest = [float(card["confidence"]) for card in shown(tab)]
     assert surest == sorted(surest, reverse=True)
+    assert tab.complaints() == []
+    tab.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pictures_of_masks_are_seen(
+    browser: Chromium, tmp_path: Path, width: int, dark: bool
+) -> None:
+    run = with_masks(write_full_run(tmp_path, classes=CLASSES))
+    write_report(run)
+    tab = browser.open((run / "report.html").as_uri(), width, dark=dark)
+    pictures = "[...document.querySelectorAll('#looks img')]"
+    assert tab.run(f"{pictures}.length") == 35
+    assert tab.run(f"{pictures}.every((i) => i.complete && i.naturalWidth && i.alt)")
+    assert tab.run(f"{pictures}.every((i) => i.checkVisibility({{visibilityProperty: true}}))")
+    bounds = "((b) => b.width >= 48 && b.left >= 0 && b.right <= window.innerWidth)"
+    assert tab.run(f"{pictures}.map((i) => i.getBoundingClientRect()).every({bounds})")
+    inside = (
+        "((m) => { const a = m.getBoundingClientRect(),"
+        " b = m.parentElement.querySelector('img').getBoundingClientRect();"
+        " return a.width > 0 && a.left >= b.left && a.right <= b.right + 0.5"
+        " && Math.abs(a.top - b.top - b.height / 4) < 1.5; })"
+    )
+    assert tab.run(f"[...document.querySelectorAll('#looks .frame i')].every({inside})")
+    assert tab.run("document.querySelectorAll('#looks .frame i').length") == 14
+    assert tab.run("document.querySelectorAll('#looks figure.chart svg[role=img]').length") == 1
+    assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
     assert tab.complaints() == []
     tab.close()
 

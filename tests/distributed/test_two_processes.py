@@ -32,6 +32,8 @@ pytestmark = pytest.mark.distributed
 
 DATA = tiny_images(num=64)
 SCHEDULE = {"epochs": 3, "warmup": 1, "batch_size": 8, "lr": 0.05}
+# Large boxes and a heavy reconstruction, so that what the wrapper adds is most of the gradient.
+MASKS = {"sanm.basic_ratio": 0.3, "sanm.ratio_gain": 0.2, "sanm.reconstruction_weight": 0.5}
 SPECS = {
     "ce": ("ce", {}),
     "mixup": ("mixup", {}),
@@ -39,6 +41,9 @@ SPECS = {
     "coteaching": ("coteaching", {"noise_rate": 0.4, "ramp_epochs": 1}),
     "extra-view+dividemix": ("dividemix", {"lambda_u": 25.0}),
     "c2d": ("c2d", {"lambda_u": 25.0}),
+    "sanm+ce": ("sanm+ce", MASKS),
+    "sanm+dividemix": ("sanm+dividemix", {**MASKS, "lambda_u": 25.0}),
+    "sanm+coteaching": ("sanm+coteaching", {**MASKS, "noise_rate": 0.4, "ramp_epochs": 1}),
     "scan>scanmix": (
         "scanmix",
         {

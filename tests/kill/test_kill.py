@@ -45,6 +45,14 @@ STAGES = {
         "scanmix.cluster_lr": 1e-3,
     },
 }
+MASKED = {
+    "noise": "symmetric:0.5",
+    "method": "sanm+ce",
+    "settings": {"sanm.score_every": 1},
+    "epochs": 3,
+    "checkpoint_every": 0,
+    "threads": 1,
+}
 SCRIPT = """
 import json, sys, labelwise
 out, limit, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -102,9 +110,12 @@ def finish(out: Path, limit: int) -> None:
 
 def assert_same_run(out: Path, whole: Path) -> None:
     """Weights, labels and figures equal those of the run that was left alone."""
-    for number in (0, 1):
-        name = f"model/network-{number}.pt"
-        assert_same_tensors(torch.load(out / name), torch.load(whole / name))
+    networks = sorted(path.name for path in (whole / "model").glob("network-*.pt"))
+    assert networks
+    assert networks == sorted(path.name for path in (out / "model").glob("network-*.pt"))
+    for name in networks:
+        ours, theirs = (torch.load(path / "model" / name) for path in (out, whole))
+        assert_same_tensors(ours, theirs)
     ours, theirs = (pd.read_parquet(path / "labels.parquet") for path in (out, whole))
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     assert (out / "labels.csv").read_bytes() == (whole / "labels.csv").read_bytes()
@@ -165,6 +176,22 @@ def test_killed_in_pre_training_and_after_it(tmp_path: Path) -> None:
     total = commits(whole)
     process = begin(out, limit, resume=False, options=CHAIN)
     for after in (2, total // 2):
+        assert stop(process, out, after, 0.0, signal.SIGKILL) == -signal.SIGKILL
+        process = begin(out, limit, resume=True)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+    assert_same_run(out, whole)
+
+
+@pytest.mark.slow
+def test_killed_while_masks_follow_the_clean_probability(tmp_path: Path) -> None:
+    """The ratios of a resumed epoch's masks come from the ledger of the checkpoint."""
+    limit, whole, out = 120, tmp_path / "whole", tmp_path / "run"
+    labelwise.fit("digits", limit=limit, out=whole, **MASKED)
+    total = commits(whole)
+    assert total > 12
+    process = begin(out, limit, resume=False, options=MASKED)
+    for after in (total // 2, 3 * total // 4):
         assert stop(process, out, after, 0.0, signal.SIGKILL) == -signal.SIGKILL
         process = begin(out, limit, resume=True)
     _, said = process.communicate(timeout=300)

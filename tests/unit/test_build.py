@@ -17,7 +17,10 @@ from labelwise.models.build import (
     build_backbone,
     build_network,
     import_timm,
+    map_size,
 )
+from labelwise.models.heads import Decoder, HeadSpec
+from labelwise.models.network import Network
 from labelwise.rng import Draw
 
 BLANK = torch.zeros(3), torch.ones(3)
@@ -97,6 +100,71 @@ def test_timm_transformer_takes_the_image_size_or_says_why_not() -> None:
     assert outputs["features"].shape == (2, network.backbone.num_features)
     with pytest.raises(UserError, match=r"does not take images of shape \(3, 8, 8\)"):
         build_backbone("vit_tiny_patch16_224", (3, 8, 8))
+
+
+def token_network(model: str, shape: tuple[int, ...]) -> Network:
+    timm()
+    wide = torch.zeros(shape[0]), torch.ones(shape[0])
+    return build_network(NetworkSpec(model, shape, 5), *wide, Draw(0)).eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "num_prefix"),
+    [("vit_tiny_patch16_224", 1), ("deit_tiny_distilled_patch16_224", 2)],
+)
+def test_tokens_lie_as_their_patches_were_cut(model: str, num_prefix: int) -> None:
+    network = token_network(model, (3, 64, 32))
+    backbone = network.backbone
+    images = torch.rand(2, 3, 64, 32)
+    with torch.no_grad():
+        tokens = backbone(images)
+        outputs = network(images, heads=("feature_map", "features"))
+        pooled = backbone.model.forward_head(tokens, pre_logits=True)
+    width = backbone.num_features
+    assert tokens.shape == (2, num_prefix + 8, width)
+    assert outputs["feature_map"].shape == (2, width, 4, 2)
+    for row in range(4):
+        for column in range(2):
+            wanted = tokens[:, num_prefix + 2 * row + column]
+            assert torch.equal(outputs["feature_map"][:, :, row, column], wanted)
+    assert torch.equal(outputs["features"], pooled)
+    assert map_size(backbone, (3, 64, 32)) == (4, 2)
+
+
+def test_a_patch_that_changes_moves_its_own_cell_most() -> None:
+    network = token_network("vit_tiny_patch16_224", (3, 64, 32))
+    images = torch.rand(1, 3, 64, 32)
+    other = images.clone()
+    other[:, :, 32:48, 16:] = 0
+    with torch.no_grad():
+        maps = [network(x, heads=("feature_map",))["feature_map"] for x in (images, other)]
+    moved = (maps[0] - maps[1]).square().sum(1).flatten()
+    assert divmod(int(moved.argmax()), 2) == (2, 1)
+
+
+def test_tokens_without_a_grid_are_pooled() -> None:
+    """A mixer's patches have no order that it tells."""
+    network = token_network("mixer_s32_224", (3, 64, 64))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        outputs = network(images, heads=("feature_map", "features"))
+    assert outputs["feature_map"].shape == (2, network.backbone.num_features, 1, 1)
+    assert torch.equal(outputs["feature_map"][:, :, 0, 0], outputs["features"])
+
+
+def test_a_decoder_fits_tokens() -> None:
+    timm()
+
+    def heads(spec: HeadSpec) -> dict[str, nn.Module]:
+        return {"image": Decoder(spec.num_features, spec.map_size(), spec.shape)}
+
+    spec = NetworkSpec("vit_tiny_patch16_224", (3, 64, 32), 5)
+    network = build_network(spec, *BLANK, Draw(0), heads)
+    rebuilt = network(torch.rand(2, 3, 64, 32), heads=("image",))["image"]
+    assert rebuilt.shape == (2, 3, 64, 32)
+    rebuilt.square().mean().backward()
+    found = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
+    assert found == {"backbone", "heads"}
 
 
 def weights(network: nn.Module) -> torch.Tensor:

@@ -4,17 +4,18 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from labelwise.errors import UserError
-from labelwise.models.build import NetworkSpec, build_network
+from labelwise.models.build import HeadFactory, NetworkSpec, build_network
+from labelwise.models.heads import Decoder, Projection
 from labelwise.rng import Draw
 from labelwise.training import memory
 
 CPU = torch.device("cpu")
 
 
-def network(model: str, shape: tuple[int, ...]) -> nn.Module:
+def network(model: str, shape: tuple[int, ...], heads: HeadFactory | None = None) -> nn.Module:
     wide = shape[0]
     return build_network(
-        NetworkSpec(model, shape, 10), torch.zeros(wide), torch.ones(wide), Draw(0)
+        NetworkSpec(model, shape, 10), torch.zeros(wide), torch.ones(wide), Draw(0), heads
     )
 
 
@@ -74,6 +75,34 @@ def test_a_trial_leaves_the_network_alone():
     assert not net.training
     assert all(parameter.grad is None for parameter in net.parameters())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_decoder_counts_in_training_alone():
+    """It runs in one forward with the other heads, and never when samples are scored."""
+    shape = (3, 32, 32)
+    plain = network("small_resnet", shape)
+    rebuilding = network(
+        "small_resnet",
+        shape,
+        lambda spec: {"image": Decoder(spec.num_features, spec.map_size(), spec.shape)},
+    )
+    held = {train: memory.live_bytes(rebuilding, shape, train) for train in (True, False)}
+    assert held[False] == memory.live_bytes(plain, shape, train=False)
+    decoder = rebuilding.get_submodule("heads.image")
+    saved = memory.saved_bytes(decoder, (128, 8, 8))  # the map and what lies between its layers
+    assert saved == 4 * (128 * 8 * 8 + 64 * 16 * 16)
+    before = memory.saved_bytes(plain, shape)
+    assert held[True] >= before + saved - 4 * 128 * 8 * 8  # the map is both sides'
+    assert held[True] > memory.live_bytes(plain, shape, train=True)
+    assert all(parameter.grad is None for parameter in rebuilding.parameters())
+
+
+def test_heads_on_features_cost_next_to_nothing():
+    """They are left out: a projection keeps a few numbers per sample."""
+    shape = (3, 8, 8)
+    projecting = network("small_resnet", shape, lambda spec: {"z": Projection(spec.num_features)})
+    plain = network("small_resnet", shape)
+    assert memory.live_bytes(projecting, shape, True) == memory.live_bytes(plain, shape, True)
 
 
 def predicted(**changes) -> dict[str, int]:

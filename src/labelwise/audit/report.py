@@ -16,6 +16,7 @@ from labelwise.audit import curves, facts, figures, tallies
 from labelwise.audit.cards import build_cards
 from labelwise.audit.copies import build_copies
 from labelwise.audit.early import early_figure
+from labelwise.audit.looks import build_looks
 from labelwise.audit.run_files import RunFiles, read_run
 from labelwise.audit.stages import FIGURES, read_stages
 from labelwise.data.files import at_home, write_atomically
@@ -89,6 +90,7 @@ def render(run: RunFiles, beside: RunFiles | None = None) -> str:
         truth_known=run.labels.truth is not None,
         loss=figures.loss_figure(run),
         early=early_figure(run, beside),
+        looks=build_looks(run),
         trained=bool(run.epochs),
         external=bool(run.described.get("external")),
         curves=curves.curves(run) if run.epochs else [],

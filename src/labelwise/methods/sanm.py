@@ -326,6 +326,10 @@ class SANM(Wrapper):
             cover=own.amg,
         )
 
+    def shows_masks(self) -> Masker:
+        """As this method masks them."""
+        return self.masker
+
     @property
     def learn_views(self) -> tuple[str, ...]:
         """View policies of the further views."""

@@ -78,7 +78,7 @@ class TimmBackbone(Backbone):
         self.model.eval()
         try:
             with torch.no_grad():
-                probe = self.forward(torch.zeros(1, *shape))
+                probe = self.pool(self.forward(torch.zeros(1, *shape)))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UserError(
                 f"the timm model {model!r} does not take images of shape {tuple(shape)}: {error}. "
@@ -93,13 +93,30 @@ class TimmBackbone(Backbone):
         raise AssertionError("timm models are built by name")
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalised images (B, C, H, W) -> feature map (B, F, h, w) or features (B, F)."""
+        """Normalised images (B, C, H, W) -> map (B, F, h, w), tokens (B, T, F) or features."""
         features = cast(Tensor, self.model.forward_features(inputs))
         if features.ndim == 4 and features.shape[1] != self.model.num_features:
             features = features.permute(0, 3, 1, 2)  # channels-last transformers
-        if features.ndim == 3:  # tokens (B, T, F): timm's own pooling gives (B, F)
-            features = cast(Tensor, self.model.forward_head(features, pre_logits=True))
         return features
+
+    def maps(self, raw: Tensor) -> Tensor:
+        """The feature map (B, F, h, w); of tokens those of patches, laid out as they were cut.
+
+        Tokens of a model that does not say how its patches lie are pooled to (B, F, 1, 1).
+        """
+        if raw.ndim != 3:
+            return super().maps(raw)
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", None)
+        patches = raw[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        if grid is None or patches.shape[1:] != (grid[0] * grid[1], self.num_features):
+            return super().maps(self.pool(raw))
+        return patches.transpose(1, 2).reshape(len(raw), self.num_features, *grid)
+
+    def pool(self, raw: Tensor) -> Tensor:
+        """The features (B, F); tokens are pooled as timm does."""
+        if raw.ndim != 3:
+            return super().pool(raw)
+        return cast(Tensor, self.model.forward_head(raw, pre_logits=True))
 
 
 def import_timm() -> Any:

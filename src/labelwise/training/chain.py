@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from labelwise.augment.masking import Masker
 from labelwise.config import Schedule
 from labelwise.data.ledger import Column
 from labelwise.models.heads import HeadSpec
@@ -86,6 +87,10 @@ class Chain(Method):
     def extras(self, network: Network) -> dict[str, nn.Module]:
         """The further modules of all parts."""
         return {name: m for part in self.parts for name, m in part.extras(network).items()}
+
+    def shows_masks(self) -> Masker | None:
+        """As the main method masks them, if it does."""
+        return self.main.shows_masks()
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """The main method's."""

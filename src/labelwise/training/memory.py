@@ -17,7 +17,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from labelwise.errors import UserError
+from labelwise.models.heads import MapHead
+from labelwise.models.network import Network
 
 LATER = 100 * 2**20
 """Resident bytes of what is loaded after the prediction: optimiser, kernels, audit, report."""
@@ -103,6 +105,8 @@ def live_bytes(network: nn.Module, shape: Sequence[int], train: bool) -> float:
     """Bytes per sample live at the worst moment of a pass (float32), weights left out.
 
     Runs on the meta device. Two batch sizes are tried: their difference has no constant part.
+    Training counts every head of a network of which one reads the feature map: a decoder keeps
+    more than the other heads together, and runs in one forward with them.
 
     Args:
         network: the network to ask; it is left as it was.
@@ -110,16 +114,24 @@ def live_bytes(network: nn.Module, shape: Sequence[int], train: bool) -> float:
         train: forward and backward; else a forward without gradient.
     """
     trial = copy.deepcopy(network).to("meta").train(train)
+    options = {"heads": tuple(trial.heads)} if train and _reads_maps(trial) else {}
     peaks: list[int] = []
     for batch in TRIALS:
         trial.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(train), _Live() as live:
-            outputs = trial(torch.empty(batch, *shape, device="meta"))
+            outputs = trial(torch.empty(batch, *shape, device="meta"), **options)
             if train:
                 total = torch.stack([value.float().sum() for value in outputs.values()]).sum()
                 total.backward()  # type: ignore[no-untyped-call]
         peaks.append(live.peak)
     return (peaks[1] - peaks[0]) / (TRIALS[1] - TRIALS[0])
+
+
+def _reads_maps(network: nn.Module) -> TypeGuard[Network]:
+    """Whether it is a `Network` with a head that reads the last feature map."""
+    return isinstance(network, Network) and any(
+        isinstance(head, MapHead) for head in network.heads.values()
+    )
 
 
 def available_bytes(device: torch.device) -> int | None:

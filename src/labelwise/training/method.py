@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from labelwise.augment.masking import Masker
 from labelwise.config import MethodSettings, Schedule
 from labelwise.data.dataset import Kind
 from labelwise.data.ledger import Column
@@ -256,6 +257,10 @@ class Method(ABC):
         del network
         return {}
 
+    def shows_masks(self) -> Masker | None:
+        """How the method masks its images, for the report's pictures; None where it does not."""
+        return None
+
     def default_schedule(self, problem: Problem) -> Schedule:
         """A schedule that suits the number of samples; the paper's is a preset or recipe."""
         return Schedule.scaled(problem.num_samples, problem.kind, iterations=1500)
@@ -342,6 +347,10 @@ class Wrapper(Method):
     def extras(self, network: Network) -> dict[str, nn.Module]:
         """The base's further modules; a wrapper adds its own."""
         return self.base.extras(network)
+
+    def shows_masks(self) -> Masker | None:
+        """As the base masks them, if it does."""
+        return self.base.shows_masks()
 
     def default_schedule(self, problem: Problem) -> Schedule:
         """The base's schedule."""
