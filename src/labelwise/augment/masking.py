@@ -17,15 +17,20 @@ from torch.nn import functional as F
 from labelwise.rng import Draw
 
 Ratio = Literal["adaptive", "random", "fixed"]
-Place = Literal["guided", "random"]
-Spot = Literal["auto", "pixel", "cell"]
+Place = Literal["auto", "guided", "random"]
+Spot = Literal["pixel", "cell"]
 Anchor = Literal["centre", "corner"]
-Sides = Literal["both", "either", "hot", "cold"]
+Sides = Literal["auto", "both", "either", "hot", "cold"]
 Fill = Literal["random", "black"]
 
+EQUAL = 1e-5
+"""Relative difference of activations up to which they count as equal."""
+FLAT = 1e-3
+"""Relative spread of a map below which it has no place that stands out: behind a final layer
+normalisation, as token models have it, the sum of squares is everywhere the same."""
 COARSE = 4
-"""Cells a side below which a resized map has no interior: all its extremes lie on the image's rim,
-where there is often nothing to see."""
+"""Cells a side below which a map says too little of where: its cells are large parts of the image,
+and all extremes of the resized map lie on the rim."""
 
 
 def activation_map(maps: Tensor) -> Tensor:
@@ -43,9 +48,14 @@ def activation_map(maps: Tensor) -> Tensor:
 
 
 def extreme_cells(activation: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column (B, 2) int64 of the most and of the least activated cell; first of equals."""
+    """Row and column (B, 2) int64 of the most and of the least activated cell; first of equals.
+
+    Equal up to rounding: the rim of a resized map is flat, and processors round differently.
+    """
     flat, width = activation.flatten(1), activation.shape[2]
-    found = flat.argmax(1), flat.argmin(1)
+    most, least = flat.amax(1, keepdim=True), flat.amin(1, keepdim=True)
+    slack = EQUAL * most
+    found = (flat >= most - slack).float().argmax(1), (flat <= least + slack).float().argmax(1)
     hot, cold = (torch.stack((cell // width, cell % width), dim=1) for cell in found)
     return hot, cold
 
@@ -62,6 +72,23 @@ def extreme_pixels(activation: Tensor, size: tuple[int, int]) -> tuple[Tensor, T
     """
     wide = F.interpolate(activation.unsqueeze(1), size, mode="bilinear", align_corners=False)
     return extreme_cells(wide.squeeze(1))
+
+
+def within(cell: Tensor, unit: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """A pixel of a cell.
+
+    Args:
+        cell: row and column (B, 2) of the cell.
+        unit: where in the cell (B, 2), in [0, 1).
+        size: height and width of the images.
+        grid: rows and columns of cells.
+
+    Returns:
+        Row and column (B, 2) int64.
+    """
+    row, column = (cell + unit).unbind(1)
+    pixels = row * (size[0] / grid[0]), column * (size[1] / grid[1])
+    return torch.stack(pixels, dim=1).long()
 
 
 @dataclass(frozen=True)
@@ -125,9 +152,8 @@ def place_boxes(
     """
     sides = torch.stack((rows, columns), dim=1)
     first = pixels - sides // 2 if anchor == "centre" else pixels
-    last = torch.tensor(size, device=pixels.device) - sides
-    first = first.clamp_min(0).minimum(last)
-    return Boxes(first[:, 0], first[:, 1], rows, columns)
+    top, left = first.clamp_min(0).unbind(1)
+    return Boxes(top.minimum(size[0] - rows), left.minimum(size[1] - columns), rows, columns)
 
 
 @dataclass(frozen=True)
@@ -153,12 +179,14 @@ class Masker:
         basic: mean of the drawn share of the image, for both boxes together.
         spread: it is drawn from basic ± spread.
         gain: what a label that is surely wrong adds to it.
-        place: "guided" by the activation map, or "random".
+        scale: factor on the ratio, for images so small that it would cover next to nothing.
+        place: "guided" by the activation map (paper), "random", or "auto": random where the map has
+            fewer than `COARSE` cells a side.
         spot: the extreme "pixel" of the resized map (paper), or a random pixel of its extreme
-            "cell"; "auto" takes the cell where the map has fewer than `COARSE` a side.
+            "cell".
         anchor: whether the extreme pixel is the "centre" of its box or its first "corner".
-        boxes: a copy with the "hot" box, one with the "cold" box, "both", or one with "either",
-            drawn for each image.
+        boxes: a copy with the "hot" box, one with the "cold" box, "both", one with "either",
+            drawn for each image, or "auto": both where there are several views to add to.
         fill: one "random" value per image and channel, or "black".
         elongation: height over width is drawn from U(1 / elongation, elongation).
         cover: whether the boxes are covered at all; without, copies are as the originals.
@@ -168,53 +196,61 @@ class Masker:
     basic: float = 0.045
     spread: float = 0.025
     gain: float = 0.03
-    place: Place = "guided"
-    spot: Spot = "auto"
+    scale: float = 1.0
+    place: Place = "auto"
+    spot: Spot = "pixel"
     anchor: Anchor = "centre"
-    boxes: Sides = "both"
+    boxes: Sides = "auto"
     fill: Fill = "random"
     elongation: float = 1.25
     cover: bool = True
 
-    @property
-    def num_copies(self) -> int:
-        """Masked copies of every image."""
-        return 2 if self.boxes == "both" else 1
+    def names(self, num_views: int) -> tuple[str, ...]:
+        """What the copies of an image with so many views are called, hot before cold."""
+        if self.boxes == "auto":
+            return ("hot", "cold") if num_views > 1 else ("either",)
+        return ("hot", "cold") if self.boxes == "both" else (self.boxes,)
 
-    @property
-    def needs_map(self) -> bool:
-        """Whether the activation map is looked at."""
-        return self.cover and self.place == "guided"
+    def guides(self, grid: tuple[int, int]) -> bool:
+        """Whether an activation map of `grid` rows and columns says where the boxes are."""
+        fine = min(grid) >= COARSE
+        return self.cover and (self.place == "guided" or (self.place == "auto" and fine))
 
     def ratios(self, clean: Tensor, draw: Draw) -> Tensor:
         """Draw r, the share of each image that both boxes cover together (B).
 
-        r = U(basic - spread, basic + spread) + gain · (1 - w); never below 0 or above 1.
+        r = scale · (U(basic - spread, basic + spread) + gain · (1 - w)); never below 0 or above 1.
 
         Args:
             clean: w, P(given label is right) (B).
             draw: randomness; purpose "ratio".
         """
         if self.ratio == "fixed":
-            return torch.full_like(clean, self.basic)
+            return torch.full_like(clean, self.basic * self.scale).clamp(max=1)
         unit = draw.uniform("ratio", len(clean), low=-1, high=1)
         ratio = self.basic + self.spread * unit
         if self.ratio == "adaptive":
             ratio = ratio + self.gain * (1 - clean)
-        return ratio.clamp(0, 1)
+        return (ratio * self.scale).clamp(0, 1)
 
     def __call__(
-        self, images: Tensor, activation: Tensor | None, ratio: Tensor, draw: Draw
+        self,
+        images: Tensor,
+        activation: Tensor | None,
+        ratio: Tensor,
+        draw: Draw,
+        num_views: int = 2,
     ) -> list[Masked]:
         """Give the masked copies of a batch, hot before cold.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            activation: activation maps (B, h, w); None where places are random.
+            activation: activation maps (B, h, w); None for random places.
             ratio: r (B); each box covers half of it.
             draw: randomness; purposes "<copy>/aspect", "<copy>/place", "<copy>/fill".
+            num_views: views that the images have beside the copies, or had.
         """
-        names = ("hot", "cold") if self.boxes == "both" else (self.boxes,)
+        names = self.names(num_views)
         if not self.cover:
             none = torch.zeros(len(images), dtype=torch.int64, device=images.device)
             return [Masked(images, Boxes(none, none, none, none)) for _ in names]
@@ -226,24 +262,22 @@ class Masker:
     def _pixels(self, name: str, images: Tensor, activation: Tensor | None, draw: Draw) -> Tensor:
         """Row and column (B, 2) of the pixel that each box is for."""
         size = (images.shape[2], images.shape[3])
-        if self.place == "guided":
-            assert activation is not None, "guided masks need an activation map"
-            grid = activation.shape[1:]
-            cells = self.spot == "cell" or (self.spot == "auto" and min(grid) < COARSE)
-            extremes = extreme_cells(activation) if cells else extreme_pixels(activation, size)
-            cell = self._chosen(name, *extremes, draw)
-            if not cells:
-                return cell
-        else:
-            cell, grid = torch.zeros(len(images), 2, device=images.device), torch.Size((1, 1))
         unit = draw.uniform(f"{name}/place", len(images), 2)
-        scale = unit.new_tensor([side / cells for side, cells in zip(size, grid, strict=True)])
-        return ((cell + unit) * scale).long()
-
-    def _chosen(self, name: str, hot: Tensor, cold: Tensor, draw: Draw) -> Tensor:
-        if name != "either":
-            return hot if name == "hot" else cold
-        return torch.where(draw.uniform("either", len(hot), 1) < 0.5, hot, cold)
+        anywhere = within(torch.zeros_like(unit), unit, size, (1, 1))
+        if activation is None:
+            return anywhere
+        if self.spot == "pixel":
+            hot, cold = extreme_pixels(activation, size)
+        else:
+            grid = (activation.shape[1], activation.shape[2])
+            hot, cold = (within(cell, unit, size, grid) for cell in extreme_cells(activation))
+        if name == "either":
+            chosen = torch.where(draw.uniform("either", len(hot), 1) < 0.5, hot, cold)
+        else:
+            chosen = hot if name == "hot" else cold
+        flat = activation.flatten(1)
+        spread = flat.amax(1, keepdim=True) - flat.amin(1, keepdim=True)
+        return torch.where(spread > FLAT * flat.amax(1, keepdim=True), chosen, anywhere)
 
     def _masked(
         self, images: Tensor, ratio: Tensor, pixels: Tensor, draw: Draw, name: str

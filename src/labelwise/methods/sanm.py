@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -20,16 +20,19 @@ from labelwise.augment.masking import (
     Spot,
     activation_map,
 )
+from labelwise.augment.view import View
 from labelwise.config import MethodSettings
 from labelwise.data.dataset import Kind
+from labelwise.discovery import find
 from labelwise.errors import UserError
 from labelwise.losses.masking import reconstruction_error, soften, weighted_mean
 from labelwise.models.heads import Decoder, HeadSpec
-from labelwise.models.network import Outputs
+from labelwise.models.network import Network, Outputs
 from labelwise.training.context import Context
 from labelwise.training.evaluate import evaluating
-from labelwise.training.groups import Group, Groups, View
-from labelwise.training.method import Method, Phase, Step, Wrapper
+from labelwise.training.groups import Group, Groups
+from labelwise.training.groups import View as InputAndTarget
+from labelwise.training.method import Method, Phase, Problem, Step, Wrapper
 from labelwise.training.scoring import FitMixture, Score
 
 HEAD = "reconstruction"
@@ -48,11 +51,20 @@ class SANMSettings(MethodSettings):
     basic_ratio: float = Field(0.045, ge=0, le=0.9, description="its mean over right labels")
     ratio_spread: float = Field(0.025, ge=0, le=0.5, description="it is drawn from mean ± spread")
     ratio_gain: float = Field(0.03, ge=0, le=0.9, description="what a surely wrong label adds")
-    place: Place = Field("guided", description="boxes by the activation map, or random")
-    spot: Spot = Field("auto", description="extreme pixel (paper), or any of the extreme cell")
+    reference_side: int = Field(
+        32, ge=1, description="images with a shorter side get ratios larger in proportion"
+    )
+    place: Place = Field(
+        "auto", description="boxes guided by the activation map, random, or guided by a fine map"
+    )
+    spot: Spot = Field("pixel", description="extreme pixel (paper), or any of the extreme cell")
     anchor: Anchor = Field("centre", description="pixel in the box's centre, or its corner (code)")
-    boxes: Sides = Field("both", description="copies: hot, cold, both, or either of them")
-    keep_views: bool = Field(True, description="learn from the host's unmasked views too")
+    boxes: Sides = Field(
+        "auto", description="copies: hot, cold, both, either of them; auto: as many as views"
+    )
+    keep_views: bool | None = Field(
+        None, description="learn from the host's unmasked views too; None: where it has several"
+    )
     fill: Fill = Field("random", description="one random value per image and channel, or black")
     elongation: float = Field(
         1.25, ge=1, le=10, description="height over width is drawn from U(1 / it, it)"
@@ -151,7 +163,7 @@ class MaskedStep(Step):
         weight: weight of the reconstruction; 0 for none.
         guess_view: view policy in place of the host's, or None.
         learn_views: view policies of further views.
-        keep_views: whether the host's own views stay.
+        keep_views: whether the host's own views stay; None: where there are several.
         observes: as the host's step.
     """
 
@@ -161,7 +173,7 @@ class MaskedStep(Step):
     weight: float = 0.02
     guess_view: str | None = None
     learn_views: tuple[str, ...] = ()
-    keep_views: bool = True
+    keep_views: bool | None = None
 
     @property
     def observes(self) -> bool:  # type: ignore[override]
@@ -173,7 +185,7 @@ class MaskedStep(Step):
         made = self.inner.views(self._guessing(context), groups)
         sources = {side: group.views[0][0] for side, group in made.items()}
         maps: dict[str, Tensor | None] = dict.fromkeys(made)
-        if self.masker.needs_map:
+        if self.guided(context, next(iter(sources.values()))):
             joined = self.activation(context, torch.cat(list(sources.values())))
             parts = torch.split(joined, [len(source) for source in sources.values()])
             maps.update(zip(made, parts, strict=True))
@@ -186,6 +198,11 @@ class MaskedStep(Step):
         if self.guess_view is None:
             return context
         return GuessOn(**shared(context), policy=self.guess_view)
+
+    def guided(self, context: Context, images: Tensor) -> bool:
+        """Whether the activation map says where the boxes are."""
+        network = cast(Network, context.plain[context.trains[0]])
+        return self.masker.guides(network.map_size(tuple(images.shape[1:])))
 
     def activation(self, context: Context, images: Tensor) -> Tensor:
         """Activation maps (B, h, w) of the networks that learn, each scaled to mean 1, averaged.
@@ -206,17 +223,17 @@ class MaskedStep(Step):
     ) -> Group:
         source, target = group.views[0]
         draw = context.draw.within(f"{NAME}/{side}")
-        learn: list[View] = [
+        learn: list[InputAndTarget] = [
             (context.view(group, name, f"{NAME}/{side}/learn/{n}"), target)
             for n, name in enumerate(self.learn_views)
         ]
         ratio = self.masker.ratios(group.clean, draw)
         softer = soften(target, ratio) if self.nlr else target
-        masked = self.masker(source, activation, ratio, draw)
-        if not self.keep_views:
+        masked = self.masker(source, activation, ratio, draw, len(group.views))
+        if not keeps(self.keep_views, len(group.views)):
             group = replace(group, views=())
         copies = Copies(len(group.views) + len(learn), len(masked), source)
-        views: list[View] = [*learn, *((copy.images, softer) for copy in masked)]
+        views: list[InputAndTarget] = [*learn, *((copy.images, softer) for copy in masked)]
         return group.adding(*views).keeping(NAME, copies)
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
@@ -228,6 +245,11 @@ class MaskedStep(Step):
         terms = dict(self.inner.loss(rebuild, carried))
         terms[HEAD] = self.weight * torch.stack(rebuild.errors).sum()
         return terms
+
+
+def keeps(asked: bool | None, num_views: int) -> bool:
+    """Whether a host's own views stay beside the masked copies."""
+    return num_views > 1 if asked is None else asked
 
 
 def shared(context: Context) -> dict[str, Any]:
@@ -305,6 +327,7 @@ class SANM(Wrapper):
 
     def __init__(self, base: Method, **settings: Any) -> None:
         super().__init__(base, **settings)
+        self.scale = 1.0
         if NAME in base.spec.split("+"):
             raise UserError(f"{self.spec!r} masks twice: write {base.spec!r}.")
 
@@ -317,6 +340,7 @@ class SANM(Wrapper):
             basic=own.basic_ratio,
             spread=own.ratio_spread,
             gain=own.ratio_gain,
+            scale=self.scale,
             place=own.place,
             spot=own.spot,
             anchor=own.anchor,
@@ -339,8 +363,21 @@ class SANM(Wrapper):
     @property
     def rows_per_sample(self) -> int:
         """The host's, and the copies and further views of every side."""
-        added = self.masker.num_copies + len(self.learn_views)
-        return self.base.rows_per_sample + added * self.num_sides
+        host = self.base.rows_per_sample
+        views = host // self.num_sides
+        added = len(self.masker.names(views)) + len(self.learn_views)
+        kept = host if keeps(self.settings.keep_views, views) else 0
+        return added * self.num_sides + kept
+
+    def bind(self, problem: Problem, overrides: Mapping[str, Any] | None = None) -> Method:
+        """Bind host and wrapper, and scale the ratios to the images."""
+        bound = super().bind(problem, overrides)
+        for name in (self.settings.guess_view, self.settings.learn_view):
+            if name is not None:
+                policy = find("view", name, "labelwise.augment", View)  # type: ignore[type-abstract]
+                policy.require(problem.kind)
+        self.scale = max(1.0, self.settings.reference_side / min(problem.shape[1:]))
+        return bound
 
     def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The host's, and the decoder."""
@@ -383,10 +420,11 @@ class SANM(Wrapper):
     def scores(self, epoch: int, phases: list[Phase]) -> bool:
         """Whether the epoch begins with a scoring of the wrapper's own."""
         schedule = self.schedule
-        first = min(max(1, schedule.warmup), schedule.epochs - 1)
+        first = max(1, min(schedule.warmup, schedule.epochs - 1))
         every = self.settings.score_every or max(1, -(-schedule.epochs // SCORINGS))
         return (
             self.settings.ratio == "adaptive"
+            and (self.settings.amg or self.settings.nlr)
             and any(isinstance(phase.step, MaskedStep) for phase in phases)
             and epoch >= first
             and (epoch - first) % every == 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from labelwise.discovery import discover
 from labelwise.errors import UserError, nearest
 from labelwise.models.heads import HeadSpec
-from labelwise.models.network import Backbone, Network
+from labelwise.models.network import Backbone, Network, map_size
 from labelwise.rng import Draw
 
 HeadFactory = Callable[[HeadSpec], dict[str, nn.Module]]
@@ -190,12 +190,3 @@ def head_spec(backbone: Backbone, spec: NetworkSpec) -> HeadSpec:
     """What the heads of a network must fit."""
     size = partial(map_size, backbone, spec.shape)
     return HeadSpec(backbone.num_features, spec.num_classes, spec.shape, size)
-
-
-def map_size(backbone: Backbone, shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width of a backbone's last feature map, by one forward in eval mode."""
-    training = backbone.training
-    with torch.no_grad():
-        maps = backbone.maps(backbone.eval()(torch.zeros(1, *shape)))
-    backbone.train(training)
-    return maps.shape[2], maps.shape[3]

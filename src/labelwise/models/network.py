@@ -50,6 +50,16 @@ class Backbone(nn.Module, ABC):
         return raw.mean(dim=(2, 3)) if raw.ndim == 4 else raw
 
 
+def map_size(backbone: Backbone, shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of a backbone's last feature map, by one forward in eval mode."""
+    training = backbone.training
+    device = next((weight.device for weight in backbone.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        maps = backbone.maps(backbone.eval()(torch.zeros(1, *shape, device=device)))
+    backbone.train(training)
+    return maps.shape[2], maps.shape[3]
+
+
 class Network(nn.Module):
     """Normalisation, a backbone and named heads behind one `forward`.
 
@@ -81,9 +91,16 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.heads = nn.ModuleDict({"classes": Linear(backbone.num_features, num_classes)})
         self.heads.update(heads or {})
+        self.map_sizes: dict[tuple[int, ...], tuple[int, int]] = {}
         std = torch.where(std > 0, std, torch.ones_like(std))
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std)
+
+    def map_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of the feature map of an input of `shape`, tried out once."""
+        if shape not in self.map_sizes:
+            self.map_sizes[shape] = map_size(self.backbone, shape)
+        return self.map_sizes[shape]
 
     def forward(self, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
         """Run the backbone once and every head asked for.

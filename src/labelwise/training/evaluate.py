@@ -24,15 +24,18 @@ class evaluating:
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.networks = networks
-        self.modes = [network.training for network in networks]
+        self.modes = [(part, part.training) for network in networks for part in network.modules()]
 
     def __enter__(self) -> None:
         for network in self.networks:
             network.eval()
 
     def __exit__(self, *exception: object) -> None:
-        for network, mode in zip(self.networks, self.modes, strict=True):
-            network.train(mode)
+        for (
+            part,
+            mode,
+        ) in self.modes:  # one by one: a frozen backbone is in another than its network
+            part.training = mode
 
 
 def predict_proba(networks: Sequence[nn.Module], store_inputs: Tensor, block: int = 1024) -> Tensor:
