@@ -1,7 +1,8 @@
 """SANM's masks, targets and reconstruction against loops over samples and pixels (METHODS 2.2).
 
-The references follow arXiv 2302.06805, sections 3.2 to 3.4, in Python floats. They take the same
-random numbers, asked of `Draw` by purpose, and nothing else from the batched code.
+The references follow arXiv 2302.06805, sections 3.2 to 3.4, in Python floats, and what the package
+adds for tiny images and maps that say nothing of places. They take the same random numbers, asked
+of `Draw` by purpose, and the two tolerances, and nothing else from the batched code.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from torch.nn import functional as F
 
 from labelwise.augment.masking import (
     COARSE,
+    EQUAL,
+    FLAT,
     Masker,
     activation_map,
     box_sides,
     extreme_cells,
     extreme_pixels,
+    has_relief,
     place_boxes,
 )
 from labelwise.losses.masking import reconstruction_error, soften, weighted_mean
@@ -85,18 +89,38 @@ def slow_resize(grid: Grid, size: Size) -> Grid:
 
 
 def slow_extreme(grid: Grid, largest: bool) -> tuple[int, int]:
-    """The first place, row by row, that no other exceeds."""
-    best = (0, 0)
+    """The first place, row by row, that no other exceeds by more than rounding."""
+    values = [value for row in grid for value in row]
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
-            held = grid[best[0]][best[1]]
-            if (value > held) if largest else (value < held):
-                best = (y, x)
-    return best
+            short = max(values) - value if largest else value - min(values)
+            if short <= EQUAL * max(values):
+                return y, x
+    raise AssertionError("no place is the most extreme")
+
+
+def slow_relief(grid: Grid) -> bool:
+    """Whether the weakest place has a thousandth less than the strongest."""
+    values = [value for row in grid for value in row]
+    return max(values) - min(values) > FLAT * max(values)
+
+
+def slow_names(boxes: str, num_views: int) -> list[str]:
+    """Two copies beside several views, one of either kind beside a single one."""
+    if boxes == "auto":
+        boxes = "either" if num_views == 1 else "both"
+    return ["hot", "cold"] if boxes == "both" else [boxes]
+
+
+def slow_guided(place: str, grid: Size) -> bool:
+    """Left alone, the map is followed where neither side has fewer than four cells."""
+    if place == "auto":
+        return grid[0] >= 4 and grid[1] >= 4
+    return place == "guided"
 
 
 def slow_ratio(masker: Masker, clean: Sequence[float], where: Draw) -> list[float]:
-    """r = U(basic - spread, basic + spread) + gain · (1 - w), held in [0, 1]."""
+    """r = s · (U(basic - spread, basic + spread) + gain · (1 - w)), held in [0, 1]."""
     unit = where.uniform("ratio", len(clean)).tolist()
     ratios = []
     for w, u in zip(clean, unit, strict=True):
@@ -106,7 +130,7 @@ def slow_ratio(masker: Masker, clean: Sequence[float], where: Draw) -> list[floa
             ratio = masker.basic
         if masker.ratio == "adaptive":
             ratio += masker.gain * (1 - w)
-        ratios.append(min(1.0, max(0.0, ratio)))
+        ratios.append(min(1.0, max(0.0, masker.scale * ratio)))
     return ratios
 
 
@@ -132,15 +156,19 @@ def slow_start(pixel: int, side: int, length: int, anchor: str) -> int:
 
 
 def slow_masks(
-    masker: Masker, images: Tensor, activation: Tensor | None, ratio: Sequence[float], where: Draw
+    masker: Masker,
+    images: Tensor,
+    activation: Tensor,
+    ratio: Sequence[float],
+    where: Draw,
+    num_views: int,
 ) -> list[Tensor]:
     """The masked copies, pixel by pixel."""
     num, channels, *sides = images.shape
     size = (sides[0], sides[1])
-    names = {"both": ("hot", "cold")}.get(masker.boxes, (masker.boxes,))
     coin = where.uniform("either", num, 1)
     copies = []
-    for name in names:
+    for name in slow_names(masker.boxes, num_views):
         aspect = where.uniform(
             f"{name}/aspect", num, low=1 / masker.elongation, high=masker.elongation
         )
@@ -150,21 +178,18 @@ def slow_masks(
         for i in range(num):
             hot = float(coin[i]) < 0.5 if name == "either" else name == "hot"
             height, width = slow_sides(ratio[i], float(aspect[i]), size)
-            if masker.place == "random":
+            grid = activation[i].double().tolist()
+            cells = (len(grid), len(grid[0]))
+            if not slow_guided(masker.place, cells) or not slow_relief(grid):
                 pixel = [int(float(place[i, axis]) * size[axis]) for axis in (0, 1)]
+            elif masker.spot == "cell":
+                cell = slow_extreme(grid, hot)
+                pixel = [
+                    int((cell[axis] + float(place[i, axis])) * size[axis] / cells[axis])
+                    for axis in (0, 1)
+                ]
             else:
-                assert activation is not None
-                grid = activation[i].double().tolist()
-                cells = (len(grid), len(grid[0]))
-                coarse = masker.spot == "auto" and min(cells) < COARSE
-                if masker.spot == "cell" or coarse:
-                    cell = slow_extreme(grid, hot)
-                    pixel = [
-                        int((cell[axis] + float(place[i, axis])) * size[axis] / cells[axis])
-                        for axis in (0, 1)
-                    ]
-                else:
-                    pixel = list(slow_extreme(slow_resize(grid, size), hot))
+                pixel = list(slow_extreme(slow_resize(grid, size), hot))
             top = slow_start(pixel[0], height, size[0], masker.anchor)
             left = slow_start(pixel[1], width, size[1], masker.anchor)
             for y in range(top, top + height):
@@ -200,7 +225,7 @@ def test_activation_is_the_sum_of_squares_over_channels() -> None:
     [((4, 4), (8, 8)), ((2, 4), (16, 8)), ((1, 1), (4, 8)), ((8, 8), (8, 8)), ((8, 4), (2, 4))],
 )
 def test_extreme_pixels_and_first_of_equals_exactly(grid: Size, size: Size) -> None:
-    """Whole numbers and halved sides: every product is exact, so that equals are equal."""
+    """Whole numbers have many equals."""
     generator = torch.Generator().manual_seed(2)
     activation = torch.randint(0, 4, (40, *grid), generator=generator).float()  # many equals
     hot, cold = extreme_pixels(activation, size)
@@ -213,17 +238,15 @@ def test_extreme_pixels_and_first_of_equals_exactly(grid: Size, size: Size) -> N
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 7), (8, 5)])
 def test_extreme_pixels_of_any_size(grid: Size, size: Size) -> None:
-    """No pixel of the resize written by hand is more extreme."""
+    """The rim of a resized map is flat: of its pixels the first one, however the sums round."""
     num = 2 if size == (97, 33) else 6
     activation = random_maps(num, grid)
     hot, cold = extreme_pixels(activation, size)
     assert hot.dtype == cold.dtype == torch.int64
     for i in range(num):
         resized = slow_resize(activation[i].tolist(), size)
-        values = [value for row in resized for value in row]
-        (top, left), (bottom, right) = hot[i].tolist(), cold[i].tolist()
-        assert resized[top][left] == pytest.approx(max(values), abs=1e-6)
-        assert resized[bottom][right] == pytest.approx(min(values), abs=1e-6)
+        assert tuple(hot[i].tolist()) == slow_extreme(resized, True)
+        assert tuple(cold[i].tolist()) == slow_extreme(resized, False)
 
 
 def test_extreme_cells_by_hand() -> None:
@@ -233,17 +256,77 @@ def test_extreme_cells_by_hand() -> None:
     assert cold.tolist() == [[0, 2], [0, 0]]
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+def test_extremes_are_equal_up_to_rounding_and_no_further(unit: float) -> None:
+    """Relative to the largest, in whatever unit the features are."""
+    rounding, more = 1 + 0.1 * EQUAL, 1 + 10 * EQUAL
+    activation = unit * torch.tensor([[[2.0, 2.0 * rounding, 1.0, 1.0 / rounding]]])
+    hot, cold = extreme_cells(activation)
+    assert (int(hot[0, 1]), int(cold[0, 1])) == (0, 2)
+    activation = unit * torch.tensor([[[2.0, 2.0 * more, 1.0, 1.0 / more]]])
+    hot, cold = extreme_cells(activation)
+    assert (int(hot[0, 1]), int(cold[0, 1])) == (1, 3)
+
+
+def test_relief() -> None:
+    """A spread of a thousandth of the largest does not stand out; nothing in an empty map does."""
+    low = 1 - FLAT * torch.tensor([0.0, 0.5, 0.9, 1.1, 2.0, 1000.0])
+    maps = 7 * torch.ones(6, 3, 5)
+    maps[:, 1, 2] *= low
+    maps = torch.cat([maps, torch.zeros(1, 3, 5)])
+    assert has_relief(maps).tolist() == [False] * 3 + [True] * 3 + [False]
+    assert [slow_relief(one.tolist()) for one in maps] == has_relief(maps).tolist()
+
+
+# -- what is left to the masker ---------------------------------------------------------------
+
+
+def test_left_alone_it_makes_as_many_copies_as_there_are_views() -> None:
+    for boxes in ("auto", "both", "either", "hot", "cold"):
+        for num_views in (1, 2, 4):
+            found = Masker(boxes=boxes).names(num_views)  # type: ignore[arg-type]
+            assert list(found) == slow_names(boxes, num_views)
+            copies = Masker(boxes=boxes, cover=False)(  # type: ignore[arg-type]
+                random_images(2, (4, 4)), None, torch.zeros(2), draw(), num_views
+            )
+            assert len(copies) == len(found)
+
+
+def test_left_alone_it_follows_a_fine_map_only() -> None:
+    assert COARSE == 4
+    for place in ("auto", "guided", "random"):
+        for grid in [(1, 1), (3, 3), (3, 9), (9, 3), (4, 4), (4, 7), (16, 16)]:
+            masker = Masker(place=place)  # type: ignore[arg-type]
+            assert masker.guides(grid) == slow_guided(place, grid)
+            assert not Masker(place=place, cover=False).guides(grid)  # type: ignore[arg-type]
+
+
+def test_defaults_leave_it_to_the_masker() -> None:
+    usual = Masker()
+    assert (usual.place, usual.boxes, usual.spot, usual.scale) == ("auto", "auto", "pixel", 1.0)
+
+
 # -- ratio ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ratio", ["adaptive", "random", "fixed"])
 @pytest.mark.parametrize(("basic", "spread", "gain"), [(0.045, 0.025, 0.03), (0.1, 0.4, 0.9)])
-def test_ratio(ratio: Any, basic: float, spread: float, gain: float) -> None:
-    masker = Masker(ratio=ratio, basic=basic, spread=spread, gain=gain)
+@pytest.mark.parametrize("scale", [1.0, 4.0, 32.0])
+def test_ratio(ratio: Any, basic: float, spread: float, gain: float, scale: float) -> None:
+    masker = Masker(ratio=ratio, basic=basic, spread=spread, gain=gain, scale=scale)
     clean = torch.linspace(0, 1, 50)
     ours = masker.ratios(clean, draw())
     wanted = torch.tensor(slow_ratio(masker, clean.tolist(), draw()))
     assert torch.allclose(ours, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", ["adaptive", "random", "fixed"])
+def test_scale_is_a_factor_on_the_same_draw(ratio: Any) -> None:
+    clean = torch.linspace(0, 1, 40)
+    once, thrice = (Masker(ratio=ratio, scale=s).ratios(clean, draw()) for s in (1.0, 3.0))
+    assert float(once.max()) < 0.11
+    assert torch.allclose(thrice, 3 * once, atol=1e-6)
+    assert bool((Masker(ratio=ratio, scale=1e3).ratios(clean, draw()) == 1).all())
 
 
 def test_ratio_of_the_authors_lies_in_their_range() -> None:
@@ -304,31 +387,45 @@ def test_the_boxes_cover_half_of_the_ratio_each() -> None:
 
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"anchor": "corner"},
-    {"fill": "black"},
-    {"spot": "cell"},
-    {"spot": "pixel"},
-    {"boxes": "either", "spot": "cell"},
-    {"boxes": "either", "spot": "pixel"},
-    {"boxes": "hot"},
-    {"boxes": "cold", "anchor": "corner"},
-    {"place": "random"},
+    {"place": "guided", "boxes": "both"},
+    {"place": "guided", "boxes": "both", "anchor": "corner"},
+    {"place": "guided", "boxes": "both", "spot": "cell"},
+    {"place": "auto", "boxes": "auto", "spot": "cell"},
+    {"boxes": "both", "fill": "black"},
+    {"place": "guided", "boxes": "either", "spot": "cell"},
+    {"place": "guided", "boxes": "either", "spot": "pixel"},
+    {"place": "auto", "boxes": "hot", "scale": 2.5},
+    {"place": "guided", "boxes": "cold", "anchor": "corner"},
+    {"place": "random", "boxes": "both"},
     {"place": "random", "boxes": "either", "elongation": 3.0},
 ]
 
 
+def with_flat_rows(activation: Tensor) -> Tensor:
+    """The first map all alike, the second nearly, the third a little less so, the fourth empty."""
+    for row, step in enumerate((0.0, 0.5 * FLAT, 2 * FLAT)):
+        activation[row] = 1.0
+        activation[row, -1, 0] = 1 - step
+    activation[3] = 0.0
+    return activation
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize(("grid", "size"), [((4, 4), (8, 8)), ((2, 2), (8, 8)), ((4, 2), (16, 8))])
-def test_copies_are_those_of_the_loops(variant: dict[str, Any], grid: Size, size: Size) -> None:
+@pytest.mark.parametrize("num_views", [1, 2])
+@pytest.mark.parametrize(("grid", "size"), [((4, 4), (8, 8)), ((2, 2), (8, 8)), ((5, 4), (20, 8))])
+def test_copies_are_those_of_the_loops(
+    variant: dict[str, Any], num_views: int, grid: Size, size: Size
+) -> None:
     masker = Masker(basic=0.2, spread=0.15, gain=0.3, **variant)
     images, clean = random_images(12, size), torch.linspace(0, 1, 12)
     generator = torch.Generator().manual_seed(5)
-    activation = torch.randint(0, 100, (12, *grid), generator=generator).float()
+    activation = with_flat_rows(torch.randint(0, 100, (12, *grid), generator=generator).float())
     where = draw().within("sanm/all")
     ratio = masker.ratios(clean, where)
-    copies = masker(images, activation if masker.needs_map else None, ratio, where)
-    slow = slow_masks(masker, images, activation, ratio.tolist(), where)
-    assert len(copies) == len(slow) == masker.num_copies
+    given = activation if masker.guides(grid) else None
+    copies = masker(images, given, ratio, where, num_views)
+    slow = slow_masks(masker, images, activation, ratio.tolist(), where, num_views)
+    assert len(copies) == len(slow)
     for ours, wanted in zip(copies, slow, strict=True):
         assert torch.equal(ours.images, wanted)
         changed = (ours.images != images).any(1)
@@ -338,51 +435,70 @@ def test_copies_are_those_of_the_loops(variant: dict[str, Any], grid: Size, size
 def test_either_takes_both_kinds() -> None:
     """About half of the images get the hot box, the others the cold one."""
     masker = Masker(boxes="either", spot="pixel")
-    activation = torch.zeros(400, 4, 4)
-    activation[:, 0, 0], activation[:, 3, 3] = 1.0, -1.0
+    activation = torch.ones(400, 4, 4)
+    activation[:, 0, 0], activation[:, 3, 3] = 2.0, 0.0
     (copy,) = masker(random_images(400, (16, 16)), activation, torch.full((400,), 0.05), draw())
     share = float((copy.boxes.top < 8).float().mean())
     assert 0.4 < share < 0.6
 
 
 def test_hot_and_cold_do_not_share_random_numbers() -> None:
-    hot, cold = Masker(place="random")(
+    hot, cold = Masker(boxes="both")(
         random_images(50, (9, 9)), None, torch.full((50,), 0.3), draw()
     )
     assert not torch.equal(hot.boxes.top, cold.boxes.top)
     assert not torch.equal(hot.boxes.height, cold.boxes.height)
 
 
-def test_a_coarse_map_spreads_over_its_cell_and_a_fine_one_does_not() -> None:
-    """The pixel is any of the extreme cell where the map has hardly any cells."""
-    ratio, images = torch.full((300,), 1e-4), random_images(300, (12, 12), 1)  # boxes of a pixel
+@pytest.mark.parametrize("boxes", ["hot", "cold", "either"])
+def test_flat_maps_and_no_maps_give_places_all_over(boxes: Any) -> None:
+    """Every pixel has the same chance, and the other maps of the batch are followed."""
+    images, ratio = random_images(800, (4, 4), 1), torch.full((800,), 1e-4)  # boxes of a pixel
+    activation = torch.full((800, 4, 4), 3.0)
+    activation[700:, 1, 2], activation[700:, 3, 1] = 4.0, 2.0
+    masker = Masker(boxes=boxes, spot="pixel")
+    (flat,) = masker(images, activation, ratio, draw())
+    (blind,) = masker(images, None, ratio, draw())
+    places = 4 * flat.boxes.top + flat.boxes.left
+    assert torch.equal(places[:700], (4 * blind.boxes.top + blind.boxes.left)[:700])
+    counts = torch.bincount(places[:700], minlength=16)
+    assert int(counts.min()) > 700 / 16 - 30
+    assert int(counts.max()) < 700 / 16 + 30
+    assert set(places[700:].tolist()) == {"hot": {6}, "cold": {13}, "either": {6, 13}}[boxes]
 
-    def rows(side: int) -> set[int]:
-        activation = torch.zeros(300, side, side)
-        activation[:, 1, 1] = 1.0
-        (copy,) = Masker(boxes="hot")(images, activation, ratio, draw())
+
+def test_a_cell_spreads_and_a_pixel_does_not() -> None:
+    """Any pixel of the extreme cell, or the one that the resized map has."""
+    ratio, images = torch.full((300,), 1e-4), random_images(300, (12, 12), 1)  # boxes of a pixel
+    activation = torch.zeros(300, 3, 3)
+    activation[:, 1, 1] = 1.0
+
+    def rows(spot: Any) -> set[int]:
+        (copy,) = Masker(boxes="hot", spot=spot)(images, activation, ratio, draw())
         assert bool((copy.boxes.height == 1).all())
         return set(copy.boxes.top.tolist())
 
-    assert rows(COARSE - 1) == {4, 5, 6, 7}
-    assert len(rows(COARSE)) == 1
+    assert rows("cell") == {4, 5, 6, 7}
+    assert rows("pixel") == {5}
 
 
 def test_nothing_is_covered_without_a_cover() -> None:
     images = random_images(4, (8, 8))
-    masker = Masker(cover=False)
-    assert not masker.needs_map
-    for copy in masker(images, None, torch.full((4,), 0.5), draw()):
+    masker = Masker(cover=False, boxes="both")
+    copies = masker(images, None, torch.full((4,), 0.5), draw())
+    assert len(copies) == 2
+    for copy in copies:
         assert torch.equal(copy.images, images)
         assert not bool(copy.boxes.inside((8, 8)).any())
 
 
 def test_memory_format_and_dtype_stay() -> None:
     images = random_images(4, (8, 8)).to(memory_format=torch.channels_last)
+    ratio = torch.full((4,), 0.1)
     for kind in (torch.float32, torch.bfloat16):
-        (hot, _) = Masker()(images.to(kind), random_maps(4, (4, 4)), torch.full((4,), 0.1), draw())
-        assert hot.images.dtype == kind
-        assert hot.images.is_contiguous(memory_format=torch.channels_last)
+        for hot in Masker(boxes="both")(images.to(kind), random_maps(4, (4, 4)), ratio, draw()):
+            assert hot.images.dtype == kind
+            assert hot.images.is_contiguous(memory_format=torch.channels_last)
 
 
 @SHORT
@@ -391,21 +507,30 @@ def test_memory_format_and_dtype_stay() -> None:
     width=st.sampled_from([1, 2, 3, 5, 8, 28, 33, 97]),
     ratio=st.sampled_from([0.0, 0.045, 1.0]) | st.floats(1e-30, 1),
     variant=st.sampled_from(VARIANTS),
-    grid=st.sampled_from([(1, 1), (1, 4), (4, 4), (7, 7)]),
+    grid=st.sampled_from([None, (1, 1), (1, 4), (4, 4), (7, 7)]),
+    num_views=st.sampled_from([1, 2]),
     seed=st.integers(0, 2**20),
 )
 def test_every_box_is_some_part_of_its_image(
-    height: int, width: int, ratio: float, variant: dict[str, Any], grid: Size, seed: int
+    height: int,
+    width: int,
+    ratio: float,
+    variant: dict[str, Any],
+    grid: Size | None,
+    num_views: int,
+    seed: int,
 ) -> None:
     """Inside, never the whole image, and a pixel at least where anything is to be masked.
 
     Of an image of one pixel nothing can be covered without covering all of it.
     """
     size, num = (height, width), 3
-    activation = random_maps(num, grid, seed)
+    activation = None if grid is None else random_maps(num, grid, seed)
+    if activation is not None:
+        activation[0] = 1.0  # flat
     wanted = torch.full((num,), ratio)
     images = random_images(num, size, 2, seed)
-    for copy in Masker(**variant)(images, activation, wanted, draw(seed)):
+    for copy in Masker(**variant)(images, activation, wanted, draw(seed), num_views):
         boxes = copy.boxes
         assert bool((boxes.top >= 0).all() and (boxes.left >= 0).all())
         assert bool((boxes.top + boxes.height <= height).all())
@@ -420,7 +545,7 @@ def test_every_box_is_some_part_of_its_image(
 
 
 def test_ratio_zero_changes_no_pixel_and_no_target() -> None:
-    masker = Masker(basic=0, spread=0, gain=0)
+    masker = Masker(basic=0, spread=0, gain=0, scale=4)
     images, clean = random_images(9, (8, 8)), torch.linspace(0, 1, 9)
     ratio = masker.ratios(clean, draw())
     assert not bool(ratio.any())

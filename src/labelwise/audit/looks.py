@@ -33,13 +33,19 @@ TITLES = {
 COVERED = {
     frozenset(
         {"hot", "cold"}
-    ): "the most active place in one copy of the image, and over the least active one in another",
+    ): "the most active place in a copy of the image, or over the least active one",
     frozenset({"hot"}): "the most active place in a copy of the image",
     frozenset({"cold"}): "the least active place in a copy of the image",
     frozenset({"either"}): "the most or the least active place in a copy of the image",
     frozenset({"random"}): "a place drawn at random in a copy of the image",
 }
-"""What copies of these kinds cover; the first that fits."""
+"""What copies of these kinds cover; the first that fits. Whether training covers both boxes, each in
+a copy of its own, or one that is drawn, is left open: it depends on the views of each step."""
+REASONS = {
+    "coarse": ", because the activation map is too coarse to say where",
+    "flat": ", because the activation map is everywhere the same",
+}
+"""Why places are random, by `masks_places`, where the settings do not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Looks:
         pairs: a doubtful sample and, where there is one, a sure one with the same given label.
         kinds: which pictures there are, by name as in `TITLES`.
         covered: what the masked copies cover, in words; "" where there are none.
+        places: how the places of the boxes are found (`labelwise.audit.masks.places_of`).
         adaptive: whether they cover more where the label is doubtful.
         grid: rows and columns of the activation map.
         gradient: colours of the heat from none to the strongest, as CSS.
@@ -94,6 +101,7 @@ class Looks:
     pairs: tuple[tuple[Looked, Looked | None], ...]
     kinds: tuple[str, ...]
     covered: str
+    places: str
     adaptive: bool
     grid: tuple[int, int]
     gradient: str
@@ -123,10 +131,12 @@ def build_looks(run: RunFiles) -> Looks | None:
             break
         pairs.append((doubtful, sure))
     covered = next((words for names, words in COVERED.items() if names <= set(kinds)), "")
+    places = str(run.arrays.get("masks_places", ""))
     return Looks(
         pairs=tuple(pairs),
         kinds=kinds,
-        covered=covered,
+        covered=covered + REASONS.get(places, "") if covered else "",
+        places=places,
         adaptive=str(run.arrays.get("masks_ratio", "")) == "adaptive",
         grid=(rows, columns),
         gradient=_gradient(),

@@ -7,14 +7,14 @@ of the most doubtful samples stands beside one with the same given label that is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.augment.masking import Boxes, Masker, activation_map
+from labelwise.augment.masking import Boxes, Masked, Masker, activation_map, has_relief
 from labelwise.data.store import Store
 from labelwise.noise.planting import Planted
 from labelwise.rng import Draw
@@ -48,8 +48,9 @@ def mask_arrays(
     """Pictures of what a network looks at and of what is covered, for `evidence.npz`.
 
     Masks are drawn as in training, from the unaugmented image, the map of this one network in eval
-    mode, and the label quality as the clean probability. Planted samples are left out: the network
-    has learnt another label there than the one that is judged.
+    mode, and the label quality as the clean probability. Where training draws one of both boxes
+    for an image, both are shown. Planted samples are left out: the network has learnt another
+    label there than the one that is judged.
 
     Args:
         masker: how the run's method masks (`Method.shows_masks`); None gives nothing.
@@ -67,7 +68,7 @@ def mask_arrays(
         pixels and three channels; `masks_maps` (P, 2, h, w) uint8, the activation, 255 where each
         map is largest; `masks_boxes` (P, 2, M, 4) float32: top, left, height and width as shares
         of the image's sides; `masks_grid` (2) int64: rows and columns of the map;
-        `masks_ratio` () str: `Masker.ratio`. Where the map has at least `CELLS` cells, also
+        `masks_ratio` () str: `Masker.ratio`; `masks_places` () str: `places_of`. Where the map has at least `CELLS` cells, also
         `masks_focus_rows` (Q) int64 and their `focus`, `masks_focus` (Q) float32.
     """
     if masker is None or store.inputs.ndim != 4:
@@ -141,6 +142,24 @@ def quarter(cells: int) -> int:
     return -(-cells // 4)
 
 
+def places_of(masker: Masker, activation: Tensor) -> str:
+    """How the places of the boxes are found.
+
+    Args:
+        masker: how the run's method masks.
+        activation: activation maps of what is shown (B, h, w).
+
+    Returns:
+        "guided" by the map; or "random", as the settings have it or because the map is "coarse"
+        (`Masker.guides`) or, of every image, "flat" (`has_relief`).
+    """
+    if masker.place == "random" or not masker.cover:
+        return "random"
+    if not masker.guides((activation.shape[1], activation.shape[2])):
+        return "coarse"
+    return "guided" if bool(has_relief(activation).any()) else "flat"
+
+
 def _pictures(
     masker: Masker, network: nn.Module, store: Store, rows: Tensor, quality: Tensor, draw: Draw
 ) -> dict[str, np.ndarray]:
@@ -148,19 +167,25 @@ def _pictures(
     flat = torch.where(rows < 0, rows[:, :1], rows).flatten().to(store.device)
     images = store.plain(flat)
     activation = activation_map(network(images, heads=("feature_map",))["feature_map"])
-    ratio = masker.ratios(quality.to(store.device)[flat].float(), draw)
-    copies = masker(images, activation, ratio, draw) if masker.cover else []
-    shown = [images, *(copy.images for copy in copies)]
-    kinds = ["image", *_names(masker)[: len(copies)]]
+    places = places_of(masker, activation)
+    copies = _copies(
+        masker,
+        images,
+        activation if places == "guided" else None,
+        masker.ratios(quality.to(store.device)[flat].float(), draw),
+        draw,
+    )
+    shown = [images, *(copy.images for copy in copies.values())]
+    kinds = ["image", *(name if places == "guided" else "random" for name in copies)]
     if RECONSTRUCTION in dict(network.get_submodule("heads").named_children()):
-        shown.append(_rebuilt(network, copies[0].images if copies else images))
+        shown.append(_rebuilt(network, shown[1] if copies else images))
         kinds.append("rebuilt")
     size = (images.shape[2], images.shape[3])
     pictures = torch.stack([_stored(picture) for picture in shown], dim=1)
     wide = F.interpolate(activation.unsqueeze(1), size, mode="bilinear", align_corners=False)
     strongest = wide.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     maps = _stored(wide / strongest)
-    boxes = [_shares(copy.boxes, size) for copy in copies]
+    boxes = [_shares(copy.boxes, size) for copy in copies.values()]
     return {
         "masks_rows": rows.numpy(),
         "masks_kinds": np.asarray(kinds),
@@ -170,15 +195,21 @@ def _pictures(
             torch.stack(boxes, dim=1) if boxes else images.new_zeros(len(flat), 0, 4)
         ),
         "masks_ratio": np.asarray(masker.ratio),
+        "masks_places": np.asarray(places),
         "masks_grid": np.asarray(activation.shape[1:], dtype=np.int64),
     }
 
 
-def _names(masker: Masker) -> Sequence[str]:
-    """What each masked copy is called: where its box lies."""
-    if masker.place == "random":
-        return ("random", "random")
-    return ("hot", "cold") if masker.boxes == "both" else (masker.boxes,)
+def _copies(
+    masker: Masker, images: Tensor, activation: Tensor | None, ratio: Tensor, draw: Draw
+) -> dict[str, Masked]:
+    """The masked copies by name; one of each kind where training draws one or has both."""
+    if not masker.cover:
+        return {}
+    if masker.boxes in ("auto", "either"):
+        masker = replace(masker, boxes="both")
+    copies = masker(images, activation, ratio, draw)
+    return dict(zip(masker.names(len(copies)), copies, strict=True))
 
 
 def _rebuilt(network: nn.Module, images: Tensor) -> Tensor:

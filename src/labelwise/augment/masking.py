@@ -47,6 +47,13 @@ def activation_map(maps: Tensor) -> Tensor:
     return maps.float().square().sum(1)
 
 
+def has_relief(activation: Tensor) -> Tensor:
+    """Whether some places of a map (B, h, w) stand out by more than `FLAT` of it (B) bool."""
+    flat = activation.flatten(1)
+    most = flat.amax(1)
+    return most - flat.amin(1) > FLAT * most
+
+
 def extreme_cells(activation: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column (B, 2) int64 of the most and of the least activated cell; first of equals.
 
@@ -275,9 +282,7 @@ class Masker:
             chosen = torch.where(draw.uniform("either", len(hot), 1) < 0.5, hot, cold)
         else:
             chosen = hot if name == "hot" else cold
-        flat = activation.flatten(1)
-        spread = flat.amax(1, keepdim=True) - flat.amin(1, keepdim=True)
-        return torch.where(spread > FLAT * flat.amax(1, keepdim=True), chosen, anywhere)
+        return torch.where(has_relief(activation).unsqueeze(1), chosen, anywhere)
 
     def _masked(
         self, images: Tensor, ratio: Tensor, pixels: Tensor, draw: Draw, name: str

@@ -52,7 +52,7 @@ class SANMSettings(MethodSettings):
     ratio_spread: float = Field(0.025, ge=0, le=0.5, description="it is drawn from mean ± spread")
     ratio_gain: float = Field(0.03, ge=0, le=0.9, description="what a surely wrong label adds")
     reference_side: int = Field(
-        32, ge=1, description="images with a shorter side get ratios larger in proportion"
+        1, ge=1, description="images with a shorter side get ratios larger in proportion; 1: none"
     )
     place: Place = Field(
         "auto", description="boxes guided by the activation map, random, or guided by a fine map"
