@@ -13,7 +13,7 @@ from torch import Tensor
 
 import labelwise
 from labelwise.audit import masks
-from labelwise.audit.masks import SIDE, choose_pairs, focus, mask_arrays
+from labelwise.audit.masks import SIDE, choose_pairs, focus, mask_arrays, places_of
 from labelwise.augment.masking import Masker, activation_map, extreme_pixels
 from labelwise.data.dataset import Dataset
 from labelwise.data.store import Store
@@ -26,6 +26,7 @@ from labelwise.training.method import Method
 from support import ExtraView, smooth_network, tiny_embeddings, tiny_images
 
 CPU = torch.device("cpu")
+GUIDED = Masker(place="guided", boxes="both")
 
 
 def images(shape: tuple[int, int, int], num: int = 40) -> Dataset:
@@ -44,7 +45,7 @@ def arrays_of(
     quality = torch.linspace(0, 1, len(data))
     store = Store.of(data, CPU)
     worst = torch.argsort(quality)[:20]
-    return mask_arrays(masker or Masker(), network, store, quality, worst, **options)  # type: ignore[arg-type]
+    return mask_arrays(masker or GUIDED, network, store, quality, worst, **options)  # type: ignore[arg-type]
 
 
 # -- pairs -------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_focus_is_what_lies_in_the_strongest_quarter() -> None:
 def test_shapes_and_what_is_shown() -> None:
     data = tiny_images(48)
     method = SANM(CrossEntropy())
-    found = arrays_of(data, method.masker, method)
+    found = arrays_of(data, GUIDED, method)
     pairs = len(found["masks_rows"])
     assert pairs == 8
     assert found["masks_kinds"].tolist() == ["image", "hot", "cold", "rebuilt"]
@@ -121,6 +122,7 @@ def test_shapes_and_what_is_shown() -> None:
     assert found["masks_boxes"].shape == (pairs, 2, 2, 4)
     assert found["masks_grid"].tolist() == [4, 4]
     assert str(found["masks_ratio"]) == "adaptive"
+    assert str(found["masks_places"]) == "guided"
     assert len(found["masks_focus"]) == len(found["masks_focus_rows"]) == 48
     for pair, rows in enumerate(found["masks_rows"]):
         for side, row in enumerate(rows):
@@ -131,7 +133,7 @@ def test_shapes_and_what_is_shown() -> None:
 
 def test_boxes_cover_the_extremes_of_the_networks_map_and_nothing_else() -> None:
     data = images((3, 32, 32))
-    found = arrays_of(data, Masker(basic=0.1, spread=0.0))
+    found = arrays_of(data, replace(GUIDED, basic=0.1, spread=0.0))
     network: Network = smooth_network(data)
     for pair, (row, _) in enumerate(found["masks_rows"]):
         pictures = found["masks_pictures"][pair, 0].astype(int)
@@ -157,7 +159,8 @@ def test_boxes_cover_the_extremes_of_the_networks_map_and_nothing_else() -> None
 
 
 def test_more_is_covered_of_doubtful_samples() -> None:
-    found = arrays_of(images((1, 32, 32)), Masker(basic=0.05, spread=0.0, gain=0.2))
+    masker = Masker(boxes="both", basic=0.025, spread=0.0, gain=0.1, scale=2.0)
+    found = arrays_of(images((1, 32, 32)), masker)
     area = found["masks_boxes"][..., 2:].prod(-1).sum(-1)
     both = found["masks_rows"][:, 1] >= 0
     assert both.any()
@@ -198,18 +201,62 @@ def test_reconstruction_undoes_the_normalisation() -> None:
     [
         (Masker(boxes="hot"), ["image", "hot"]),
         (Masker(boxes="cold"), ["image", "cold"]),
-        (Masker(boxes="either"), ["image", "either"]),
-        (Masker(place="random"), ["image", "random", "random"]),
+        (Masker(boxes="either"), ["image", "hot", "cold"]),
+        (Masker(boxes="auto"), ["image", "hot", "cold"]),
+        (Masker(place="random", boxes="both"), ["image", "random", "random"]),
         (Masker(place="random", boxes="hot"), ["image", "random"]),
         (Masker(cover=False), ["image"]),
     ],
 )
 def test_other_settings_and_no_reconstruction_head(masker: Masker, kinds: list[str]) -> None:
+    """Where training draws one of both boxes, both are shown."""
     found = arrays_of(tiny_images(48), masker)
     assert found["masks_kinds"].tolist() == kinds
     assert found["masks_pictures"].shape[2] == len(kinds)
     assert found["masks_boxes"].shape == (8, 2, len(kinds) - 1, 4)
     assert (found["masks_boxes"][..., 2:] > 0).all()
+
+
+# -- how places are found ----------------------------------------------------------------------
+
+
+def test_how_places_are_found() -> None:
+    fine, coarse = torch.rand(5, 4, 4) + 0.1, torch.rand(5, 3, 8) + 0.1
+    flat = torch.full((5, 4, 4), 3.0)
+    auto, guided, blind = (Masker(place=place) for place in ("auto", "guided", "random"))  # type: ignore[arg-type]
+    assert [places_of(auto, maps) for maps in (fine, coarse, flat)] == ["guided", "coarse", "flat"]
+    assert [places_of(guided, maps) for maps in (fine, coarse)] == ["guided"] * 2
+    assert [places_of(blind, maps) for maps in (fine, coarse, flat)] == ["random"] * 3
+    assert places_of(auto, torch.cat([flat, fine[:1]])) == "guided"
+    assert places_of(Masker(cover=False), coarse) == "random"
+
+
+@pytest.mark.parametrize("boxes", ["auto", "cold"])
+def test_of_a_coarse_map_the_boxes_are_anywhere_and_the_map_is_shown(boxes: str) -> None:
+    """The places are those that training would draw, whatever the map says."""
+    data = images((1, 4, 4))  # two cells a side
+    masker = Masker(place="auto", boxes=boxes)  # type: ignore[arg-type]
+    found = arrays_of(data, masker)
+    assert found["masks_grid"].tolist() == [2, 2]
+    assert str(found["masks_places"]) == "coarse"
+    assert set(found["masks_kinds"].tolist()) == {"image", "random"}
+    blind = arrays_of(data, replace(masker, place="random"))
+    assert str(blind["masks_places"]) == "random"
+    for name in ("masks_pictures", "masks_boxes", "masks_maps"):
+        assert (found[name] == blind[name]).all()
+    assert found["masks_maps"].min() < 255
+    guided = arrays_of(data, replace(masker, place="guided"))
+    assert (guided["masks_boxes"] != found["masks_boxes"]).any()
+
+
+def test_of_a_flat_map_the_boxes_are_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_images(48)
+    monkeypatch.setattr(masks, "activation_map", lambda maps: torch.ones_like(maps[:, 0]))
+    found = arrays_of(data, Masker(place="guided", boxes="both"))
+    assert str(found["masks_places"]) == "flat"
+    assert found["masks_kinds"].tolist() == ["image", "random", "random"]
+    blind = arrays_of(data, Masker(place="random", boxes="both"))
+    assert (found["masks_pictures"] == blind["masks_pictures"]).all()
 
 
 @pytest.mark.parametrize(
@@ -297,7 +344,8 @@ def test_methods_say_whether_they_mask() -> None:
 @pytest.mark.parametrize("method", ["sanm+ce", "ce"])
 def test_a_finished_run_has_them(tmp_path: Path, method: str) -> None:
     options = {"noise": "symmetric:0.4", "limit": 200, "epochs": 1, "plant": 0, "threads": 1}
-    run = labelwise.fit("digits", method=method, out=str(tmp_path / "run"), **options)
+    own = {"sanm.place": "guided", "sanm.reference_side": 24} if method == "sanm+ce" else {}
+    run = labelwise.fit("digits", method=method, out=str(tmp_path / "run"), settings=own, **options)
     with np.load(tmp_path / "run" / "evidence.npz") as file:
         names = {name for name in file.files if name.startswith("masks_")}
         if method == "ce":
@@ -307,4 +355,9 @@ def test_a_finished_run_has_them(tmp_path: Path, method: str) -> None:
         quality = run.labels["label_quality"].to_numpy()
         assert (quality[file["masks_rows"][:, 0]] <= np.sort(quality)[30]).all()
         assert 0.25 <= file["masks_focus"].min() <= file["masks_focus"].max() <= 1
+        # 8 of 24 pixels: three times U(0.02, 0.07) + 0.03 (1 - w), half of it under each box
+        rows = file["masks_rows"]
+        doubt = 1 - quality[np.where(rows < 0, rows[:, :1], rows)]
+        area = file["masks_boxes"][..., 2:].prod(-1)
+        assert area.mean() == pytest.approx(1.5 * (0.045 + 0.03 * doubt.mean()), abs=0.02)
     assert 'id="looks"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

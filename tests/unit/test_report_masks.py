@@ -178,10 +178,15 @@ def test_the_page_is_written_from_the_files_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kinds", "words", "num_pictures"),
     [
+        (
+            ("image", "hot", "cold"),
+            "over the most active place in a copy of the image, or over the least active one (the",
+            4,
+        ),
         (("image", "hot"), "over the most active place in a copy", 3),
         (("image", "cold", "rebuilt"), "over the least active place in a copy", 4),
         (("image", "either"), "over the most or the least active place", 3),
-        (("image", "random", "random"), "a place drawn at random", 4),
+        (("image", "random", "random"), "a place drawn at random in a copy of the image (the", 4),
         (("image",), "In this run nothing was covered.", 2),
         (("image", "rebuilt"), "makes of the image,", 3),
     ],
@@ -250,6 +255,30 @@ def test_coarse_maps(tmp_path: Path) -> None:
     coarse = words_of(section_of(made(tmp_path / "2", grid=(2, 2))))
     assert "2 × 2 cells, so it only says roughly where" in coarse
     assert "in the strongest of its 4 cells: an even map has 25%" in coarse
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ("random", "in a copy of the image (the percentage"),
+        (
+            "coarse",
+            "in a copy of the image, because the activation map is too coarse to say where (t",
+        ),
+        ("flat", "in a copy of the image, because the activation map is everywhere the same (the"),
+    ],
+)
+def test_why_places_are_random(tmp_path: Path, places: str, words: str) -> None:
+    """The activation is shown all the same, but nobody is to compare the places of a flat one."""
+    run = made(tmp_path, kinds=("image", "random", "random"), grid=(2, 2))
+    html = section_of(changed(run, places=np.array(places)))
+    assert f"over a place drawn at random {words}" in words_of(html)
+    assert html.count("<figcaption>activation") == 7
+    assert html.count("<figcaption>masked") == 14
+    assert ("says nothing of places" in words_of(html)) == (places == "flat")
+    assert ("so it only says roughly where" in words_of(html)) == (places != "flat")
+    none = made(tmp_path / "none", kinds=("image",))
+    assert "because" not in words_of(section_of(changed(none, places=np.array(places))))
 
 
 # -- the figure --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +22,10 @@ from labelwise.methods.dividemix import MixMatch
 from labelwise.methods.mixup import MixUpStep
 from labelwise.methods.sanm import HEAD, NAME, SANM, Copies, MaskedStep
 from labelwise.models.network import Network
+from labelwise.rng import Draw
 from labelwise.training.context import Context
 from labelwise.training.groups import Group, Groups
-from labelwise.training.method import Step
+from labelwise.training.method import Problem, Step
 from labelwise.training.steps import Supervised
 from support import bound, build_context, build_trainer, smooth_network, tiny_images, usual_network
 
@@ -31,7 +33,14 @@ NUM_CLASSES = 3
 DATA = tiny_images(num=30, num_classes=NUM_CLASSES)
 ROWS = [0, 1, 4, 6, 9, 13, 17, 22, 25, 29]
 SIDES = {"clean": [0, 3, 7, 11, 20], "noisy": [1, 2, 9, 15, 28]}
-LARGE = {"sanm.basic_ratio": 0.3, "sanm.ratio_spread": 0.1, "sanm.ratio_gain": 0.2}
+LARGE = {
+    "sanm.basic_ratio": 0.3,
+    "sanm.ratio_spread": 0.1,
+    "sanm.ratio_gain": 0.2,
+    "sanm.reference_side": 1,
+}
+PLAIN = {"sanm.place": "guided", "sanm.boxes": "both", "sanm.keep_views": True}
+LEFT_ALONE = {"place": "auto", "boxes": "auto", "keep_views": None}
 
 
 def group_of(rows: list[int], clean: float | list[float] = 1.0) -> Group:
@@ -54,7 +63,8 @@ def two_sides() -> dict[str, Group]:
 
 
 def sanm(host: str = "ce", **settings: Any) -> SANM:
-    method = parse_method(f"sanm+{host}", {**LARGE, **settings})
+    """Large masks, as they are; two copies beside the host's views, unless settings say else."""
+    method = parse_method(f"sanm+{host}", {**LARGE, **PLAIN, **settings})
     assert isinstance(method, SANM)
     return method
 
@@ -324,6 +334,40 @@ def test_no_look_where_no_map_is_needed(
         views_of(masked(Supervised()), context, one_side())
 
 
+@pytest.mark.parametrize("grid", [(4, 4), (3, 4)])
+def test_a_coarse_map_is_not_looked_at(grid: tuple[int, int]) -> None:
+    """Unless it is asked for; then the boxes are those of random places."""
+    context = context_for(0)
+    for network in context.plain:
+        network.map_sizes[tuple(DATA.inputs.shape[1:])] = grid
+
+    def copies(place: str) -> list[Tensor]:
+        group = views_of(masked(Supervised(), place=place), context, one_side())["all"]
+        return [image for image, _ in group.views[1:]]
+
+    same = {
+        place: all(map(torch.equal, copies("auto"), copies(place)))
+        for place in ("guided", "random")
+    }
+    assert same == {"guided": grid == (4, 4), "random": grid != (4, 4)}
+
+
+def test_the_size_of_the_map_is_tried_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a trace in the network, and for every shape anew."""
+    (network,) = batch_norm_context().plain
+    network.get_submodule("backbone").eval()  # as the loop holds a backbone still
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    for shape in ((1, 8, 8), (1, 16, 24)):
+        with torch.no_grad():
+            maps = network(torch.rand(2, *shape), heads=("feature_map",))["feature_map"]
+        assert network.map_size(shape) == tuple(maps.shape[2:])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+    monkeypatch.setattr(network.backbone, "maps", None)
+    assert network.map_size((1, 8, 8)) != network.map_size((1, 16, 24))
+
+
 class Waits(TorchDispatchMode):
     """Notes what makes the host wait for a device: reading from it, or copying small numbers."""
 
@@ -340,7 +384,18 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("settings", [{}, {"spot": "cell"}, {"place": "random"}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"spot": "cell"},
+        {"boxes": "either"},
+        {"place": "random"},
+        {"ratio": "fixed"},
+        LEFT_ALONE,
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", [*HOSTS, "mixmatch"])
 def test_no_step_waits_for_the_device(name: str, settings: dict[str, Any]) -> None:
     """What `tests/gpu` proves on a device, as far as a processor can tell."""
@@ -447,12 +502,36 @@ def test_host_views_can_be_left_out() -> None:
     )
 
 
+def test_copies_left_alone_stand_in_for_one_view_and_beside_several() -> None:
+    """One copy with either box in place of a single view; two beside two views."""
+    context = context_for(0)
+    (alone,) = views_of(masked(Supervised(), **LEFT_ALONE), context, one_side()).values()
+    (either,) = views_of(
+        masked(Supervised(), boxes="either", keep_views=False), context, one_side()
+    ).values()
+    assert len(alone.views) == alone.kept[NAME].count == 1
+    assert torch.equal(alone.views[0][0], either.views[0][0])
+    assert not torch.equal(alone.views[0][0], alone.kept[NAME].source)
+    usual = views_of(masked(MixMatch()), context, two_sides())
+    for side, group in views_of(masked(MixMatch(), **LEFT_ALONE), context, two_sides()).items():
+        assert len(group.views) == 4
+        for (ours, _), (theirs, _) in zip(group.views, usual[side].views, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_defaults_leave_copies_and_views_to_the_host() -> None:
+    usual = parse_method("sanm+ce")
+    assert isinstance(usual, SANM)
+    own = usual.settings
+    assert (own.place, own.boxes, own.keep_views) == tuple(LEFT_ALONE.values())
+
+
 @pytest.mark.parametrize("host", ["ce", "dividemix", "coteaching"])
-@pytest.mark.parametrize("boxes", ["both", "either"])
+@pytest.mark.parametrize("boxes", ["auto", "both", "either"])
 @pytest.mark.parametrize("learn_view", [None, "strong"])
-@pytest.mark.parametrize("keep_views", [True, False])
+@pytest.mark.parametrize("keep_views", [None, True, False])
 def test_rows_per_sample_counts_what_is_learnt(
-    host: str, boxes: str, learn_view: str | None, keep_views: bool
+    host: str, boxes: str, learn_view: str | None, keep_views: bool | None
 ) -> None:
     """What memory is predicted from: rows of all forwards with gradient of a step."""
     method = sanm(
@@ -467,6 +546,42 @@ def test_rows_per_sample_counts_what_is_learnt(
     groups = views_of(phase.step, context, sides)
     rows = sum(len(group.inputs) for group in groups.values()) * len(phase.trains)
     drawn = len(next(iter(sides.values())).index)
-    assert rows <= drawn * method.rows_per_sample
-    if keep_views:
-        assert rows == drawn * method.rows_per_sample
+    assert rows == drawn * method.rows_per_sample
+
+
+# -- tiny images ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "shape", "scale"),
+    [
+        (32, (1, 8, 8), 4.0),
+        (32, (3, 64, 16), 2.0),
+        (32, (3, 16, 64), 2.0),
+        (12, (1, 8, 8), 1.5),
+        (32, (3, 32, 32), 1.0),
+        (32, (3, 224, 224), 1.0),
+        (1, (1, 8, 8), 1.0),
+    ],
+)
+def test_binding_scales_the_ratios_to_the_images(
+    reference: int, shape: tuple[int, ...], scale: float
+) -> None:
+    """In proportion to the shorter side, and never down."""
+    method = sanm(**{"sanm.reference_side": reference})
+    assert method.masker.scale == 1.0
+    assert method.bind(Problem(100, 3, "images", shape)) is method
+    step = method.wrap(Supervised())
+    assert isinstance(step, MaskedStep)
+    assert step.masker.scale == method.shows_masks().scale == pytest.approx(scale)
+    wanted = 0.3 * scale + torch.zeros(5)
+    small = replace(step.masker, spread=0.0)
+    assert torch.allclose(small.ratios(torch.ones(5), Draw(seed=0)), wanted.clamp(max=1), atol=1e-6)
+
+
+def test_by_default_the_ratio_is_the_papers_at_every_size() -> None:
+    usual = parse_method("sanm+ce")
+    assert isinstance(usual, SANM)
+    for side in (8, 32):
+        usual.bind(Problem(100, 3, "images", (3, side, side)))
+        assert usual.masker.scale == 1.0

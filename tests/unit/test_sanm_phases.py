@@ -120,6 +120,12 @@ def test_no_scoring_where_the_ratio_does_not_ask_for_it(ratio: str) -> None:
     assert scored(sanm("ce", ratio=ratio)) == []
 
 
+def test_no_scoring_where_nothing_asks_for_the_clean_probability() -> None:
+    """Copies that are neither covered nor softened are alike for right and wrong labels."""
+    assert scored(sanm("ce", amg=False, nlr=False)) == []
+    assert scored(sanm("ce", amg=False)) == scored(sanm("ce", nlr=False)) == [*range(2, 9)]
+
+
 def test_scoring_comes_some_thirty_times_or_as_often_as_asked() -> None:
     long = {"epochs": 300, "warmup": 10, "batch_size": 16}
     found = scored(sanm("ce", long))
@@ -178,6 +184,13 @@ def test_embeddings_are_refused(name: str) -> None:
         bound(parse_method(f"sanm+{name}"), tiny_embeddings())
 
 
+@pytest.mark.parametrize("setting", ["guess_view", "learn_view"])
+def test_views_that_there_are_not_are_refused_before_the_run(setting: str) -> None:
+    with pytest.raises(UserError, match=r"'strnog'.*Did you mean 'strong'"):
+        sanm("ce", **{setting: "strnog"})
+    assert getattr(sanm("ce", **{setting: "strong"}).settings, setting) == "strong"
+
+
 def test_unknown_settings_are_named() -> None:
     with pytest.raises(UserError, match=r"'basic_rato'.*Did you mean 'basic_ratio'"):
         parse_method("sanm+ce", {"sanm.basic_rato": 0.1})
@@ -192,6 +205,9 @@ def test_unknown_settings_are_named() -> None:
     [
         ("basic_ratio", -0.1),
         ("basic_ratio", 0.95),
+        ("reference_side", 0),
+        ("place", "coarse"),
+        ("spot", "auto"),
         ("ratio_gain", -1),
         ("ratio", "adaptiv"),
         ("anchor", "middle"),

@@ -39,8 +39,8 @@ COVERED = {
     frozenset({"either"}): "the most or the least active place in a copy of the image",
     frozenset({"random"}): "a place drawn at random in a copy of the image",
 }
-"""What copies of these kinds cover; the first that fits. Whether training covers both boxes, each in
-a copy of its own, or one that is drawn, is left open: it depends on the views of each step."""
+"""What copies of these kinds cover; the first that fits. Whether training covers both places, each
+in a copy of its own, or one that is drawn, is left open: it depends on the views of each step."""
 REASONS = {
     "coarse": ", because the activation map is too coarse to say where",
     "flat": ", because the activation map is everywhere the same",

@@ -68,8 +68,9 @@ def mask_arrays(
         pixels and three channels; `masks_maps` (P, 2, h, w) uint8, the activation, 255 where each
         map is largest; `masks_boxes` (P, 2, M, 4) float32: top, left, height and width as shares
         of the image's sides; `masks_grid` (2) int64: rows and columns of the map;
-        `masks_ratio` () str: `Masker.ratio`; `masks_places` () str: `places_of`. Where the map has at least `CELLS` cells, also
-        `masks_focus_rows` (Q) int64 and their `focus`, `masks_focus` (Q) float32.
+        `masks_ratio` () str: `Masker.ratio`; `masks_places` () str: `places_of`. Where the map has
+        at least `CELLS` cells, also `masks_focus_rows` (Q) int64 and their `focus`, `masks_focus`
+        (Q) float32.
     """
     if masker is None or store.inputs.ndim != 4:
         return {}

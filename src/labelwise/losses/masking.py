@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from labelwise.losses.classification import full
@@ -40,15 +39,3 @@ def reconstruction_error(rebuilt: Tensor, images: Tensor) -> Tensor:
         images: the image without the mask, in the same units.
     """
     return (full(rebuilt) - full(images)).square().flatten(1).mean(1)
-
-
-def weighted_mean(values: Tensor, weight: Tensor, mean_weight: Tensor) -> Tensor:
-    """Σ w v / Σ w, with the mean weight handed in: over all processes, where there are several.
-
-    Args:
-        values: (B).
-        weight: (B), at least 0.
-        mean_weight: mean of the weights, a scalar; 0 gives 0.
-    """
-    tiny = torch.finfo(torch.float32).tiny
-    return (values * weight).mean() / mean_weight.clamp_min(tiny)

@@ -25,7 +25,7 @@ from labelwise.config import MethodSettings
 from labelwise.data.dataset import Kind
 from labelwise.discovery import find
 from labelwise.errors import UserError
-from labelwise.losses.masking import reconstruction_error, soften, weighted_mean
+from labelwise.losses.masking import reconstruction_error, soften
 from labelwise.models.heads import Decoder, HeadSpec
 from labelwise.models.network import Network, Outputs
 from labelwise.training.context import Context
@@ -125,12 +125,15 @@ class Rebuild(Context):
     An input carries its unmasked image along as further channels, and one more that says how far
     it is a masked copy (`carrying`). Whatever the host does to inputs (join, permute, mix) is
     linear and happens to these channels too, so a mixed input is to become the mixed unmasked
-    images. Both heads run in one forward: a data-parallel wrapper allows no second one.
+    images, and those that are masked copies, or mostly so, can be told from the rest. Both heads
+    run in one forward: a data-parallel wrapper allows no second one.
 
     Args:
+        share: of all rows that a step joins, how many are masked copies.
         errors: what each forward with gradient adds.
     """
 
+    share: float = 0.0
     errors: list[Tensor] = field(default_factory=list)
 
     def forward(self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
@@ -143,12 +146,11 @@ class Rebuild(Context):
         seen, whole, masked = torch.split(inputs, [channels, channels, 1], dim=1)
         if not torch.is_grad_enabled():
             return super().forward(number, seen, heads)
-        outputs = super().forward(number, seen, (*heads, HEAD))
-        wanted = (whole - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-        weight = masked[:, 0, 0, 0]
-        error = reconstruction_error(outputs.pop(HEAD), wanted)
-        mean_weight = self.ranks.sum(weight.mean()) / self.ranks.world
-        self.errors.append(weighted_mean(error, weight, mean_weight))
+        # As many as there are: which ones need not be known on the host.
+        rows = masked[:, 0, 0, 0].topk(round(self.share * len(inputs)), sorted=False).indices
+        outputs: Outputs = self.networks[number](seen, heads=(*heads, HEAD), rows={HEAD: rows})
+        wanted = (whole[rows] - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+        self.errors.append(reconstruction_error(outputs.pop(HEAD), wanted).mean())
         return outputs
 
 
@@ -240,7 +242,7 @@ class MaskedStep(Step):
         """The host's terms over all views, and the reconstruction of the masked ones."""
         if self.weight == 0:
             return self.inner.loss(context, groups)
-        rebuild = Rebuild(**shared(context))
+        rebuild = Rebuild(**shared(context), share=masked_share(groups))
         carried = {side: carrying(group) for side, group in groups.items()}
         terms = dict(self.inner.loss(rebuild, carried))
         terms[HEAD] = self.weight * torch.stack(rebuild.errors).sum()
@@ -255,6 +257,13 @@ def keeps(asked: bool | None, num_views: int) -> bool:
 def shared(context: Context) -> dict[str, Any]:
     """The fields of a context, for one that behaves a little differently."""
     return {item.name: getattr(context, item.name) for item in fields(Context)}
+
+
+def masked_share(groups: Groups) -> float:
+    """The share of masked copies among the views of all groups, by rows."""
+    kept: list[Copies] = [group.kept[NAME] for group in groups.values()]
+    masked = sum(copies.count * len(copies.source) for copies in kept)
+    return masked / sum(len(group.views) * len(group.index) for group in groups.values())
 
 
 def carrying(group: Group) -> Group:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -102,13 +102,20 @@ class Network(nn.Module):
             self.map_sizes[shape] = map_size(self.backbone, shape)
         return self.map_sizes[shape]
 
-    def forward(self, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
+    def forward(
+        self,
+        inputs: Tensor,
+        heads: Iterable[str] = ("classes",),
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> Outputs:
         """Run the backbone once and every head asked for.
 
         Args:
             inputs: images (B, C, H, W) in [0, 1], or embeddings (B, D) as given.
             heads: names among "features" (B, F), "feature_map" (B, F, h, w) and the network's
                 heads; "classes" gives logits (B, K).
+            rows: row numbers (R) int64 for heads of the network that are to run on some rows only,
+                by name.
 
         Returns:
             A dictionary with exactly the outputs asked for.
@@ -122,8 +129,8 @@ class Network(nn.Module):
                 outputs[name] = features
             elif name == "feature_map":
                 outputs[name] = self.backbone.maps(raw)
-            elif isinstance(self.heads[name], MapHead):
-                outputs[name] = self.heads[name](self.backbone.maps(raw))
             else:
-                outputs[name] = self.heads[name](features)
+                head = self.heads[name]
+                read = self.backbone.maps(raw) if isinstance(head, MapHead) else features
+                outputs[name] = head(read if rows is None or name not in rows else read[rows[name]])
         return outputs
