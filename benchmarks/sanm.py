@@ -4,8 +4,8 @@
     python benchmarks/sanm.py --suite ablation
     python benchmarks/sanm.py --suite cifar --data TRAIN.parquet --test TEST.parquet
 
-`table` trains every host with and without SANM on digits under four noises; hosts whose rows stand
-in `digits.json` or `scanmix.json` are read from there. `ablation` runs the recipes around two
+`table` trains every host with and without SANM on digits under four noises; rows of ScanMix alone
+that stand in `scanmix.json` are read from there. `ablation` runs the recipes around two
 hosts. `cifar` trains on 10,000 CIFAR-10 images at 32 pixels with a small network: a host, SANM
 around it for as many epochs, and the host for as much time as SANM took. Each run is a process of
 its own with one thread; a crash loses one run. Rows are written as they come, and rows that are
@@ -155,17 +155,15 @@ def job_of(row: dict[str, Any]) -> Job:
 
 
 def other_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of hosts without SANM that other benchmarks have measured on the same data."""
+    """Rows of ScanMix without SANM that `scanmix.py` has measured on the same data."""
+    path = folder / "scanmix.json"
     found = []
-    for file, field in (("digits.json", "method"), ("scanmix.json", "name")):
-        path = folder / file
-        for row in json.loads(path.read_text()) if path.exists() else []:
-            shared = row.get("suite", "table4") == "table4" and "error" not in row
-            if shared and row[field] in HOSTS and row["noise"] in NOISES:
-                whole = row["wall_seconds"] + (row.get("pretraining_seconds") or 0.0)
-                own = {"suite": "table", "name": row[field], "wall_seconds": whole}
-                found.append({**row, **own})
-    return list({job_of(row): row for row in reversed(found)}.values())
+    for row in json.loads(path.read_text()) if path.exists() else []:
+        shared = row["suite"] == "table4" and "error" not in row
+        if shared and row["name"] == "scanmix" and row["noise"] in NOISES:
+            whole = row["wall_seconds"] + (row.get("pretraining_seconds") or 0.0)
+            found.append({**row, "suite": "table", "wall_seconds": whole})
+    return found
 
 
 def mean(rows: list[dict[str, Any]], field: str, scale: float = 1.0, digits: int = 1) -> str:
