@@ -30,7 +30,7 @@ from labelwise.augment.masking import (
     has_relief,
     place_boxes,
 )
-from labelwise.losses.masking import reconstruction_error, soften, weighted_mean
+from labelwise.losses.masking import reconstruction_error, soften
 from labelwise.rng import Draw
 
 Grid = list[list[float]]
@@ -621,16 +621,3 @@ def test_reconstruction_error_is_the_mean_square_of_each_image() -> None:
         assert float(ours[i]) == pytest.approx(sum(squares) / 45, rel=1e-6)
     half = reconstruction_error(rebuilt.bfloat16(), images)
     assert half.dtype == torch.float32
-
-
-def test_weighted_mean_over_parts_of_a_batch() -> None:
-    """With the mean weight of the whole batch, the mean over its parts is that of the whole."""
-    values, weight = torch.tensor([4.0, 1.0, 9.0, 2.0]), torch.tensor([1.0, 0.0, 0.25, 0.75])
-    wanted = (4 * 1 + 9 * 0.25 + 2 * 0.75) / 2
-    assert float(weighted_mean(values, weight, weight.mean())) == pytest.approx(wanted)
-    parts = [
-        weighted_mean(values[part], weight[part], weight.mean())
-        for part in (slice(0, 2), slice(2, 4))
-    ]
-    assert float(sum(parts)) / 2 == pytest.approx(wanted)
-    assert float(weighted_mean(values, torch.zeros(4), torch.zeros(()))) == 0.0

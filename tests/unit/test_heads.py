@@ -87,6 +87,22 @@ def test_a_network_hands_the_map_to_map_heads_and_features_to_others() -> None:
     assert torch.allclose(outputs["map"].mean((2, 3)), outputs["features"], atol=1e-6)
 
 
+def test_a_head_can_run_on_some_rows_only() -> None:
+    """Those rows in that order; every other output is of all rows."""
+    torch.manual_seed(0)
+    backbone = Smooth.build((1, 8, 8))
+    heads: dict[str, nn.Module] = {"image": Decoder(6, (4, 4), (1, 8, 8)), "vector": Linear(6, 2)}
+    network = Network(backbone, 3, torch.zeros(1), torch.ones(1), heads)
+    inputs, rows = torch.rand(5, 1, 8, 8), torch.tensor([3, 0])
+    names = ("classes", "features", "image", "vector")
+    whole = network(inputs, heads=names)
+    part = network(inputs, heads=names, rows={"image": rows, "vector": rows[:1]})
+    assert torch.allclose(part["image"], whole["image"][rows], atol=1e-6)
+    assert torch.allclose(part["vector"], whole["vector"][rows[:1]], atol=1e-6)
+    assert torch.equal(part["classes"], whole["classes"])
+    assert torch.equal(part["features"], whole["features"])
+
+
 def test_the_map_size_is_not_asked_where_no_head_reads_the_map() -> None:
     spec = HeadSpec(4, 3, (1, 8, 8))
     assert spec.map_size() == (1, 1)
