@@ -147,7 +147,9 @@ class Rebuild(Context):
         if not torch.is_grad_enabled():
             return super().forward(number, seen, heads)
         # As many as there are: which ones need not be known on the host.
-        rows = masked[:, 0, 0, 0].topk(round(self.share * len(inputs)), sorted=False).indices
+        count = round(self.share * len(inputs))
+        assert count, "a forward without masked copies"
+        rows = masked[:, 0, 0, 0].topk(count, sorted=False).indices
         outputs: Outputs = self.networks[number](seen, heads=(*heads, HEAD), rows={HEAD: rows})
         wanted = (whole[rows] - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
         self.errors.append(reconstruction_error(outputs.pop(HEAD), wanted).mean())
@@ -383,8 +385,7 @@ class SANM(Wrapper):
         bound = super().bind(problem, overrides)
         for name in (self.settings.guess_view, self.settings.learn_view):
             if name is not None:
-                policy = find("view", name, "labelwise.augment", View)  # type: ignore[type-abstract]
-                policy.require(problem.kind)
+                find("view", name, "labelwise.augment", View)  # type: ignore[type-abstract]
         self.scale = max(1.0, self.settings.reference_side / min(problem.shape[1:]))
         return bound
 

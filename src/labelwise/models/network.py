@@ -52,11 +52,12 @@ class Backbone(nn.Module, ABC):
 
 def map_size(backbone: Backbone, shape: Sequence[int]) -> tuple[int, int]:
     """Height and width of a backbone's last feature map, by one forward in eval mode."""
-    training = backbone.training
+    modes = [(part, part.training) for part in backbone.modules()]
     device = next((weight.device for weight in backbone.parameters()), torch.device("cpu"))
     with torch.no_grad():
         maps = backbone.maps(backbone.eval()(torch.zeros(1, *shape, device=device)))
-    backbone.train(training)
+    for part, mode in modes:
+        part.training = mode
     return maps.shape[2], maps.shape[3]
 
 
