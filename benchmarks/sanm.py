@@ -16,20 +16,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelwise.data.files import write_atomically
 from labelwise.recipes.sanm import CHANGES, RATIOS, WEIGHTS
+from rows import call, mean, write_rows
 
 HOSTS = ("ce", "mixup", "coteaching+", "dividemix", "c2d", "scanmix")
 NOISES = ("symmetric:0.5", "symmetric:0.8", "asymmetric:0.4", "instance:0.4")
@@ -57,6 +54,7 @@ FIELDS = (
     "wall_seconds",
     "peak_memory_bytes",
 )
+Column = Callable[[list[dict[str, Any]]], str]
 LONG = "for as long"
 """Ends the name of a host that trains for as much time as SANM around it."""
 
@@ -83,12 +81,10 @@ def run(job: Job, options: argparse.Namespace, epochs: int | None) -> dict[str, 
     how += [] if epochs is None else ["--epochs", str(epochs)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, "-m", "labelwise.cli", "fit", *data, *how, "--plant", "0"]
-        command += ["--seed", str(job.seed), "--threads", "1", "--json", "--out", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            return {**vars(job), "error": done.stderr[-500:]}
-        summary = json.loads(done.stdout)
+        try:
+            summary = call("fit", *data, *how, "--plant", "0", "--seed", str(job.seed), out=out)
+        except RuntimeError as error:
+            return {**vars(job), "error": str(error)[-500:]}
         described = json.loads((out / "config.json").read_text())
         lines = (out / "metrics.jsonl").read_text().splitlines()
     row = {**vars(job), **{field: summary.get(field) for field in FIELDS}}
@@ -132,18 +128,12 @@ class Lab:
     def epochs(self, job: Job) -> int | None:
         """Epochs of a job; None for those of the method."""
         if job.suite != "cifar" or not job.name.endswith(LONG):
-            return self.options.epochs
+            return None if self.options.epochs is None else int(self.options.epochs)
         host = job.name.removesuffix(f", {LONG}")
         plain, masked = (
             self.row(Job(job.suite, name, job.noise, job.seed)) for name in (host, f"sanm+{host}")
         )
-        return round(self.options.epochs * masked["train_seconds"] / plain["train_seconds"])
-
-
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write all rows aside, then rename: a crash leaves the file as it was."""
-    text = json.dumps(rows, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+        return round(int(self.options.epochs) * masked["train_seconds"] / plain["train_seconds"])
 
 
 def job_of(row: dict[str, Any]) -> Job:
@@ -166,24 +156,13 @@ def other_rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def mean(rows: list[dict[str, Any]], field: str, scale: float = 1.0, digits: int = 1) -> str:
-    """Mean ± standard deviation of those that are known."""
-    known = [row[field] * scale for row in rows if row.get(field) is not None]
-    if not known:
-        return "-"
-    spread = statistics.stdev(known) if len(known) > 1 else 0.0
-    return f"{statistics.mean(known):.{digits}f} ± {spread:.{digits}f}"
-
-
 def paired(rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """Mean ± standard deviation of the differences in accuracy, seed by seed, in points."""
     by_seed = {row["seed"]: row["test_accuracy_last"] for row in base}
     gains = [
-        {"gain": row["test_accuracy_last"] - by_seed[row["seed"]]}
-        for row in rows
-        if row["seed"] in by_seed
+        row["test_accuracy_last"] - by_seed[row["seed"]] for row in rows if row["seed"] in by_seed
     ]
-    return mean(gains, "gain", 100) if gains else "-"
+    return mean(gains, 100)
 
 
 def base_name(suite: str, name: str) -> str:
@@ -193,11 +172,26 @@ def base_name(suite: str, name: str) -> str:
     return name.removeprefix("sanm+").removesuffix(f", {LONG}")
 
 
+def of_rows(field: str, scale: float = 1.0, digits: int = 1) -> Column:
+    """A column: the mean of a field, which not every row has."""
+    return lambda rows: mean((row.get(field) for row in rows), scale, digits)
+
+
+COLUMNS: dict[str, Column] = {
+    "last-10 %": of_rows("test_accuracy_last", 100),
+    "best %": of_rows("test_accuracy_best", 100),
+    "AUROC": of_rows("label_error_auroc", 1, 4),
+    "AP": of_rows("label_error_average_precision", 1, 3),
+    "suggestions right %": of_rows("suggestion_accuracy", 100),
+    "epochs": lambda rows: f"{max(row['epochs'] for row in rows)}",
+    "seconds": of_rows("wall_seconds", 1, 0),
+}
+
+
 def table(rows: list[dict[str, Any]], suite: str) -> str:
     """Markdown: a line per noise and run, with its gain over what it is compared with."""
     own = [row for row in rows if row["suite"] == suite and "error" not in row]
-    columns = ("noise", "run", "n", "last-10 %", "best %", "gain", "AUROC", "AP")
-    columns += ("suggestions right %", "epochs", "seconds")
+    columns = ("noise", "run", "n", "gain", *COLUMNS)
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     order = [*(f"{s}{h}" for h in HOSTS for s in ("", "sanm+")), *ABLATION]
     names = sorted(
@@ -208,18 +202,13 @@ def table(rows: list[dict[str, Any]], suite: str) -> str:
             of = [r for r in own if (r["noise"], r["name"]) == (noise, name)]
             base = [r for r in own if (r["noise"], r["name"]) == (noise, base_name(suite, name))]
             if of:
-                cells = [noise, name, str(len(of)), mean(of, "test_accuracy_last", 100)]
-                cells += [mean(of, "test_accuracy_best", 100)]
-                cells += ["" if base_name(suite, name) == name else paired(of, base)]
-                cells += [mean(of, "label_error_auroc", 1, 4)]
-                cells += [mean(of, "label_error_average_precision", 1, 3)]
-                cells += [mean(of, "suggestion_accuracy", 100)]
-                cells += [mean(of, "epochs", 1, 0).split(" ")[0], mean(of, "wall_seconds", 1, 0)]
+                gain = "" if base_name(suite, name) == name else paired(of, base)
+                cells = [noise, name, str(len(of)), gain, *(show(of) for show in COLUMNS.values())]
                 lines.append("| " + " | ".join(cells) + " |")
-    failed = [row for row in rows if row["suite"] == suite and "error" in row]
     lines += [
         f"failed: {row['name']} {row['noise']} {row['seed']}: {row['error'][-200:]}"
-        for row in failed
+        for row in rows
+        if row["suite"] == suite and "error" in row
     ]
     return "\n".join(lines)
 

@@ -20,21 +20,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from labelwise.data.files import write_atomically
 from labelwise.methods import known_methods
+from rows import call, mean, write_rows
 
 SEVERE = "symmetric:0.9"
 NOISES = ("symmetric:0.5", "symmetric:0.8", SEVERE, "asymmetric:0.4", "instance:0.4")
@@ -194,21 +191,6 @@ def assigned(name: str, value: object) -> list[str]:
     return [] if value is None else ["--set", f"{name}={value}"]
 
 
-def call(command: str, *arguments: str, out: Path) -> dict[str, Any]:
-    """Run one command and return its JSON.
-
-    Raises:
-        RuntimeError: it failed; the text is what it wrote.
-    """
-    own = [sys.executable, "-m", "labelwise.cli", command, *arguments]
-    own += ["--threads", "1", "--json", "--out", str(out)]
-    done = subprocess.run(own, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip() or f"exit status {done.returncode}")
-    summary: dict[str, Any] = json.loads(done.stdout)
-    return summary
-
-
 def read_row(out: Path, summary: dict[str, Any], start: dict[str, Any] | None) -> dict[str, Any]:
     """The figures of a finished run; `start` is the pre-training that it shares with others."""
     described = json.loads((out / "config.json").read_text())
@@ -229,15 +211,6 @@ def read_row(out: Path, summary: dict[str, Any], start: dict[str, Any] | None) -
 
 
 # -- tables ------------------------------------------------------------------------------------
-
-
-def mean(values: Iterable[float | None], scale: float = 1.0, digits: int = 1) -> str:
-    """Mean ± standard deviation of those that are known."""
-    known = [value * scale for value in values if value is not None]
-    if not known:
-        return "-"
-    spread = statistics.stdev(known) if len(known) > 1 else 0.0
-    return f"{statistics.mean(known):.{digits}f} ± {spread:.{digits}f}"
 
 
 def paper(name: str, noise: str) -> str:
@@ -345,12 +318,6 @@ def parse() -> argparse.Namespace:
     if options.suite == "cifar" and not options.table and not (options.data and options.test):
         parser.error("--suite cifar needs --data and --test")
     return options
-
-
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write all rows aside, then rename: a crash leaves the file as it was."""
-    text = json.dumps(rows, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def job_of(row: dict[str, Any]) -> Job:
