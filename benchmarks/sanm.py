@@ -70,7 +70,11 @@ class Job:
 
 
 def run(job: Job, options: argparse.Namespace, epochs: int | None) -> dict[str, Any]:
-    """Train once through the command line and return the row, or one with the error's end."""
+    """Train once through the command line and return the row.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     spec = job.name.removesuffix(f", {LONG}")
     how = ["--recipe", spec] if job.suite == "ablation" else ["--method", spec]
     data = ["digits", "--noise", job.noise]
@@ -81,10 +85,7 @@ def run(job: Job, options: argparse.Namespace, epochs: int | None) -> dict[str, 
     how += [] if epochs is None else ["--epochs", str(epochs)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        try:
-            summary = call("fit", *data, *how, "--plant", "0", "--seed", str(job.seed), out=out)
-        except RuntimeError as error:
-            return {**vars(job), "error": str(error)[-500:]}
+        summary = call("fit", *data, *how, "--plant", "0", "--seed", str(job.seed), out=out)
         described = json.loads((out / "config.json").read_text())
         lines = (out / "metrics.jsonl").read_text().splitlines()
     row = {**vars(job), **{field: summary.get(field) for field in FIELDS}}
@@ -117,7 +118,10 @@ class Lab:
         """The row of a job, run where it is not known yet."""
         with self.locks[job]:
             if job not in self.known:
-                self.known[job] = run(job, self.options, self.epochs(job))
+                try:
+                    self.known[job] = run(job, self.options, self.epochs(job))
+                except RuntimeError as error:
+                    self.known[job] = {**vars(job), "error": str(error)[-500:]}
                 with self.writing:
                     self.rows.append(self.known[job])
                     write_rows(self.rows, self.options.out)
@@ -133,6 +137,9 @@ class Lab:
         plain, masked = (
             self.row(Job(job.suite, name, job.noise, job.seed)) for name in (host, f"sanm+{host}")
         )
+        for row in (plain, masked):
+            if "error" in row:
+                raise RuntimeError(f"the run that it is measured by failed: {row['name']}")
         return round(int(self.options.epochs) * masked["train_seconds"] / plain["train_seconds"])
 
 
@@ -183,7 +190,7 @@ COLUMNS: dict[str, Column] = {
     "AUROC": of_rows("label_error_auroc", 1, 4),
     "AP": of_rows("label_error_average_precision", 1, 3),
     "suggestions right %": of_rows("suggestion_accuracy", 100),
-    "epochs": lambda rows: f"{max(row['epochs'] for row in rows)}",
+    "epochs": lambda rows: ", ".join(sorted({str(row["epochs"]) for row in rows})),
     "seconds": of_rows("wall_seconds", 1, 0),
 }
 
@@ -261,7 +268,10 @@ def main() -> None:
     """Run what is missing and print the table."""
     options = parse()
     rows = json.loads(options.out.read_text()) if options.out.exists() else []
-    others = other_rows(Path(__file__).parent)
+    own = {job_of(row) for row in rows}
+    others = [row for row in other_rows(Path(__file__).parent) if job_of(row) not in own]
+    if options.epochs is not None:
+        others = []
     if not options.table:
         measured = {job_of(row) for row in others}
         wanted = [job for job in jobs(options) if job not in measured]

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -250,12 +250,12 @@ class Stopwatch(Context):
         with torch.no_grad():
             return self.note(whose, lambda: Context.logits(self, number, inputs).softmax(1))
 
-    def forward(self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
+    def forward(self, number: int, inputs: Tensor, *how: Any) -> Outputs:
         """Timed where there is a gradient; what has none is part of a guess."""
         call = super().forward
         if not torch.is_grad_enabled():
-            return call(number, inputs, heads)
-        return self.note("forward", lambda: call(number, inputs, heads))
+            return call(number, inputs, *how)
+        return self.note("forward", lambda: call(number, inputs, *how))
 
 
 SCHEDULE = {"schedule": {"epochs": 4, "warmup": 1, "batch_size": BATCH}}

@@ -151,6 +151,9 @@ def start_notes(config: RunConfig, train: Dataset, method: Method) -> list[str]:
     ]
     if is_pretraining(config.method):
         return notes
+    if isinstance(parts[-1], Wrapper) and not parts[-1].innermost.learns:
+        host, name = parts[-1].innermost.spec, parts[-1].name
+        notes.append(f"{host} trains nothing itself: {name} around it changes nothing")
     main, names = parts[-1], parse_names(config.pretrain or NONE)
     wanted = measured_by(tuple(main.pretraining(problem_of(train))))
     if config.init is None:

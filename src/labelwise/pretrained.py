@@ -23,6 +23,7 @@ from labelwise.data.store import Store
 from labelwise.errors import UserError, unknown
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared
 from labelwise.methods import known_methods
+from labelwise.models.modes import evaluating
 from labelwise.models.network import Network
 from labelwise.outputs import peak_memory, save_model, stage_figures
 from labelwise.pretraining import (
@@ -35,7 +36,6 @@ from labelwise.pretraining import (
 from labelwise.pretraining.start import read_start
 from labelwise.result import Result
 from labelwise.running import continue_run, first_process, place, read_config, start_run
-from labelwise.training.evaluate import evaluating
 from labelwise.training.figures import REPRESENTATION
 from labelwise.training.folder import RunFolder
 from labelwise.training.loop import Trainer

@@ -104,6 +104,7 @@ class Seen:
     terms: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     unreached: dict[int, set[str]] = field(default_factory=dict)
+    rows: int = 0
     phases: list[list[Phase]] = field(default_factory=list)
 
 
@@ -139,7 +140,17 @@ class CheckedStep(Step):
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
         """Check that the terms are finite scalars with a gradient in their sum."""
+        ran: list[int] = []
+        hooks = [
+            network.register_forward_pre_hook(lambda module, given: ran.append(len(given[0])))
+            for network in context.plain
+        ]
         terms = self.inner.loss(context, groups)
+        for hook in hooks:
+            hook.remove()
+        if self.inner.classifies:
+            drawn = {len(group.index) for group in groups.values()}
+            self.seen.rows = max(self.seen.rows, sum(ran) // max(drawn))
         self.seen.terms |= terms.keys()
         for name, term in terms.items():
             if term.ndim != 0 or not bool(term.isfinite()):
@@ -247,6 +258,15 @@ def test_run_is_whole_and_finite(spec: str, kind: str) -> None:
     trace = trace_columns(data.num_classes, len(data), result.method.num_peers)
     columns = (*result.method.all_columns(), *trace)
     assert result.ledger.keys() == {column.name for column in columns}
+
+
+@every_run
+def test_rows_per_sample_are_those_that_run(spec: str, kind: str) -> None:
+    """The memory of a run is predicted from them."""
+    result = outcome(spec, kind)
+    wrapped = spec.startswith(ExtraView.name)
+    if learns(spec) and not wrapped:  # the test's wrapper runs its own view once more
+        assert result.seen.rows == result.method.rows_per_sample
 
 
 @every_run

@@ -139,8 +139,13 @@ def slow_sides(ratio: float, aspect: float, size: Size) -> tuple[int, int]:
     if ratio <= 0:
         return 0, 0
     area = ratio / 2 * size[0] * size[1]
-    height = min(size[0], max(1, round(math.sqrt(area * aspect))))
-    width = min(size[1], max(1, round(math.sqrt(area / aspect))))
+    tall, wide = math.sqrt(area * aspect), math.sqrt(area / aspect)
+    if tall > size[0]:  # what does not fit goes the other way
+        tall, wide = size[0], area / size[0]
+    elif wide > size[1]:
+        tall, wide = area / size[1], size[1]
+    height = min(size[0], max(1, round(tall)))
+    width = min(size[1], max(1, round(wide)))
     if (height, width) == size:
         if height > 1:
             height -= 1

@@ -18,6 +18,7 @@ from labelwise.errors import UserError
 from labelwise.methods.ce import CrossEntropy
 from labelwise.methods.coteaching import CoTeaching
 from labelwise.models.heads import Projection
+from labelwise.models.modes import evaluating
 from labelwise.models.network import Network
 from labelwise.pretraining.contrastive import Contrastive
 from labelwise.pretraining.moco import ENCODER, QUEUE, MoCo, QueryAndKey, Queue
@@ -27,7 +28,6 @@ from labelwise.rng import Draw
 from labelwise.training.chain import Chain
 from labelwise.training.context import Context
 from labelwise.training.engine import launch
-from labelwise.training.evaluate import evaluating
 from labelwise.training.groups import Group
 from labelwise.training.loop import Interrupted, Trainer
 from labelwise.training.method import Method, Problem, Step

@@ -185,7 +185,6 @@ def test_the_page_is_written_from_the_files_alone(tmp_path: Path) -> None:
         ),
         (("image", "hot"), "over the most active place in a copy", 3),
         (("image", "cold", "rebuilt"), "over the least active place in a copy", 4),
-        (("image", "either"), "over the most or the least active place", 3),
         (("image", "random", "random"), "a place drawn at random in a copy of the image (the", 4),
         (("image",), "In this run nothing was covered.", 2),
         (("image", "rebuilt"), "makes of the image,", 3),

@@ -20,11 +20,13 @@ from labelwise.methods import parse_method
 from labelwise.methods.coteaching import CoTeachingStep
 from labelwise.methods.dividemix import MixMatch
 from labelwise.methods.mixup import MixUpStep
-from labelwise.methods.sanm import HEAD, NAME, SANM, Copies, MaskedStep
+from labelwise.methods.sanm import SANM
+from labelwise.models.heads import RECONSTRUCTION
 from labelwise.models.network import Network
 from labelwise.rng import Draw
 from labelwise.training.context import Context
 from labelwise.training.groups import Group, Groups
+from labelwise.training.masked import COPIES, Copies, MaskedStep
 from labelwise.training.method import Problem, Step
 from labelwise.training.steps import Supervised
 from support import bound, build_context, build_trainer, smooth_network, tiny_images, usual_network
@@ -144,8 +146,8 @@ def test_host_terms_do_not_feel_the_reconstruction(name: str) -> None:
         step, context = masked(host, reconstruction_weight=weight), context_for(*trains)
         results.append(step.loss(context, views_of(step, context, sides())))
     plain, rebuilt = results
-    assert rebuilt.keys() - plain.keys() == {HEAD}
-    assert float(rebuilt[HEAD].detach()) > 0
+    assert rebuilt.keys() - plain.keys() == {RECONSTRUCTION}
+    assert float(rebuilt[RECONSTRUCTION].detach()) > 0
     for key, term in plain.items():
         assert float(rebuilt[key].detach()) == pytest.approx(float(term.detach()), rel=1e-6)
 
@@ -159,7 +161,7 @@ def test_each_part_can_be_left_out() -> None:
         (view, target), *copies = group.views
         pixels = any(not torch.equal(copied, view) for copied, _ in copies)
         targets = any(not torch.equal(softer, target) for _, softer in copies)
-        return pixels, targets, HEAD in step.loss(context, {"all": group})
+        return pixels, targets, RECONSTRUCTION in step.loss(context, {"all": group})
 
     assert parts() == (True, True, True)
     assert parts(amg=False) == (False, True, True)
@@ -167,15 +169,15 @@ def test_each_part_can_be_left_out() -> None:
     assert parts(smr=False) == (True, True, False)
     assert parts(reconstruction_weight=0) == (True, True, False)
     without = sanm(**{"sanm.smr": False})
-    assert HEAD not in smooth_network(DATA, heads=without.heads).heads
-    assert HEAD in smooth_network(DATA, heads=sanm().heads).heads
+    assert RECONSTRUCTION not in smooth_network(DATA, heads=without.heads).heads
+    assert RECONSTRUCTION in smooth_network(DATA, heads=sanm().heads).heads
 
 
 def test_copies_lie_behind_the_views_and_are_made_of_the_first() -> None:
     context = context_for(0)
     (group,) = views_of(masked(Supervised()), context, one_side()).values()
     (view, target), (hot, softer), (cold, same) = group.views
-    kept = group.kept[NAME]
+    kept = group.kept[COPIES]
     assert (kept.first, kept.count) == (1, 2)
     assert torch.equal(kept.source, view)
     assert softer is same, "both copies of an image learn one target"
@@ -197,7 +199,9 @@ def normalised(network: nn.Module, images: Tensor) -> Tensor:
 def square_errors(network: nn.Module, seen: Tensor, whole: Tensor) -> list[float]:
     """Mean squared error of every image alone, in normalised units."""
     with torch.no_grad():
-        rebuilt = [network(image[None], heads=(HEAD,))[HEAD][0] for image in seen]
+        rebuilt = [
+            network(image[None], heads=(RECONSTRUCTION,))[RECONSTRUCTION][0] for image in seen
+        ]
     wanted = normalised(network, whole)
     return [float((r - w).square().mean()) for r, w in zip(rebuilt, wanted, strict=True)]
 
@@ -205,7 +209,7 @@ def square_errors(network: nn.Module, seen: Tensor, whole: Tensor) -> list[float
 def test_reconstruction_is_of_the_masked_copies_alone() -> None:
     context, step = context_for(0), masked(Supervised(), reconstruction_weight=0.3)
     groups = views_of(step, context, one_side())
-    ours = float(step.loss(context, groups)[HEAD].detach())
+    ours = float(step.loss(context, groups)[RECONSTRUCTION].detach())
     (view, _), *copies = groups["all"].views
     errors = [e for seen, _ in copies for e in square_errors(context.plain[0], seen, view)]
     assert len(errors) == 2 * len(ROWS)
@@ -215,7 +219,7 @@ def test_reconstruction_is_of_the_masked_copies_alone() -> None:
 def test_two_networks_of_one_batch_each_rebuild() -> None:
     context, step = context_for(0, 1), masked(CoTeachingStep(), reconstruction_weight=0.3)
     groups = views_of(step, context, one_side())
-    ours = float(step.loss(context, groups)[HEAD].detach())
+    ours = float(step.loss(context, groups)[RECONSTRUCTION].detach())
     view = groups["all"].views[0][0]
     means = []
     for network in context.plain:
@@ -243,7 +247,7 @@ def test_mixed_copies_rebuild_the_mixed_images(name: str) -> None:
     terms = step.loss(context, groups)
     seen, whole, flags = [], [], []
     for group in groups.values():
-        kept: Copies = group.kept[NAME]
+        kept: Copies = group.kept[COPIES]
         for place, (inputs, _) in enumerate(group.views):
             copied = kept.first <= place < kept.first + kept.count
             seen.append(inputs)
@@ -260,18 +264,20 @@ def test_mixed_copies_rebuild_the_mixed_images(name: str) -> None:
     counted = [error for w, error in zip(weight, errors, strict=True) if w > 0.5]
     assert len(counted) == sum(flags) < len(flags)
     total = sum(counted) / len(counted)
-    assert float(terms[HEAD].detach()) == pytest.approx(0.3 * total, rel=1e-4)
+    assert float(terms[RECONSTRUCTION].detach()) == pytest.approx(0.3 * total, rel=1e-4)
 
 
 def test_reconstruction_alone_teaches_encoder_and_decoder() -> None:
     context, step = context_for(0), masked(Supervised())
-    found = gradients(context, step.loss(context, views_of(step, context, one_side()))[HEAD])
+    found = gradients(
+        context, step.loss(context, views_of(step, context, one_side()))[RECONSTRUCTION]
+    )
     reached = {name.split(".", 2)[1] for name, value in found.items() if bool(value.any())}
     assert reached == {"backbone", "heads"}
     heads = {name for name, value in found.items() if "heads." in name and bool(value.any())}
     assert heads
-    assert all(name.startswith(f"0.heads.{HEAD}") for name in heads)
-    names = {name for name, _ in context.plain[0].named_parameters() if HEAD in name}
+    assert all(name.startswith(f"0.heads.{RECONSTRUCTION}") for name in heads)
+    names = {name for name, _ in context.plain[0].named_parameters() if RECONSTRUCTION in name}
     assert heads == {f"0.{name}" for name in names}, "every weight of the decoder"
     assert not any(name.startswith("1.") for name in found)
 
@@ -481,15 +487,15 @@ def test_learn_views_are_further_views_of_the_hosts_target() -> None:
     groups = views_of(step, context, two_sides())
     for group in groups.values():
         assert len(group.views) == 2 + 3 + 2
-        source = group.kept[NAME].source
+        source = group.kept[COPIES].source
         assert torch.equal(source, group.views[0][0])
         assert all(float((seen == source).float().mean()) > 0.5 for seen, _ in group.views[5:])
-        assert (group.kept[NAME].first, group.kept[NAME].count) == (5, 2)
+        assert (group.kept[COPIES].first, group.kept[COPIES].count) == (5, 2)
         for inputs, target in group.views[2:5]:
             assert torch.equal(target, group.views[0][1])
             assert not any(torch.equal(inputs, seen) for seen, _ in group.views[:2])
         assert not torch.equal(group.views[2][0], group.views[3][0])
-    assert set(step.loss(context, groups)) == {"labelled", "unlabelled", "prior", HEAD}
+    assert set(step.loss(context, groups)) == {"labelled", "unlabelled", "prior", RECONSTRUCTION}
 
 
 def test_host_views_can_be_left_out() -> None:
@@ -499,8 +505,8 @@ def test_host_views_can_be_left_out() -> None:
     assert len(groups["all"].views) == 2
     for ours, theirs in zip(groups["all"].views, kept.views[1:], strict=True):
         assert torch.equal(ours[0], theirs[0])
-    assert float(step.loss(context, groups)[HEAD].detach()) == pytest.approx(
-        float(masked(Supervised()).loss(context, {"all": kept})[HEAD].detach()), rel=1e-5
+    assert float(step.loss(context, groups)[RECONSTRUCTION].detach()) == pytest.approx(
+        float(masked(Supervised()).loss(context, {"all": kept})[RECONSTRUCTION].detach()), rel=1e-5
     )
 
 
@@ -511,9 +517,9 @@ def test_copies_left_alone_stand_in_for_one_view_and_beside_several() -> None:
     (either,) = views_of(
         masked(Supervised(), boxes="either", keep_views=False), context, one_side()
     ).values()
-    assert len(alone.views) == alone.kept[NAME].count == 1
+    assert len(alone.views) == alone.kept[COPIES].count == 1
     assert torch.equal(alone.views[0][0], either.views[0][0])
-    assert not torch.equal(alone.views[0][0], alone.kept[NAME].source)
+    assert not torch.equal(alone.views[0][0], alone.kept[COPIES].source)
     usual = views_of(masked(MixMatch()), context, two_sides())
     for side, group in views_of(masked(MixMatch(), **LEFT_ALONE), context, two_sides()).items():
         assert len(group.views) == 4

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import labelwise
 from labelwise.errors import UserError
 from labelwise.methods import all_settings, parse_method
-from labelwise.methods.sanm import SCORINGS, MaskedStep
+from labelwise.methods.ce import CrossEntropy
+from labelwise.methods.dividemix import DivideMix
+from labelwise.methods.sanm import SANM, SCORINGS
+from labelwise.models.heads import RECONSTRUCTION, HeadSpec
 from labelwise.pretraining import known_pretraining
 from labelwise.training.chain import Chain
+from labelwise.training.masked import MaskedStep
 from labelwise.training.method import Method, Phase, Step
 from labelwise.training.scoring import FitMixture, Score
 from support import bound, tiny_embeddings, tiny_images
@@ -232,3 +239,35 @@ def test_bare_settings_of_both_parts_find_their_owner() -> None:
     assert settings["dividemix.alpha"] == 2.0
     assert settings["sanm.basic_ratio"] == 0.1
     assert settings["sanm.nlr"] is False
+
+
+def test_only_a_method_can_be_wrapped() -> None:
+    for base in ("dividemix", DivideMix):
+        with pytest.raises(UserError, match=r"sanm wraps a method object.*SANM\(DivideMix\(\)\)"):
+            SANM(base)  # type: ignore[arg-type]
+
+
+def test_a_host_that_trains_nothing_gets_no_decoder_and_no_pictures() -> None:
+    method = parse_method("sanm+clusters")
+    spec = HeadSpec(8, 3, (3, 8, 8))
+    assert RECONSTRUCTION not in method.heads(spec)
+    assert method.shows_masks() is None
+    assert RECONSTRUCTION in parse_method("sanm+ce").heads(spec)
+
+
+class Mine(CrossEntropy):
+    """A method of the caller's own."""
+
+    name = "mine"
+
+
+def test_a_method_of_ones_own_is_masked_and_predicts(tmp_path: Path) -> None:
+    data = tiny_images(num=48)
+    inputs, labels = data.inputs.numpy(), data.labels.numpy()
+    result = labelwise.fit(
+        inputs, labels, method=SANM(Mine()), epochs=2, plant=0, out=tmp_path / "run"
+    )
+    assert (tmp_path / "run" / "report.html").exists()
+    assert len(result.predict(inputs)) == len(inputs)
+    probability = result.predict_proba(inputs)
+    assert np.allclose(probability.sum(1), 1, atol=1e-5)

@@ -33,8 +33,8 @@ from labelwise.data.store import Store
 from labelwise.estimation.consensus import Consensus
 from labelwise.estimation.estimator import MIN_SAMPLES, Estimate
 from labelwise.estimation.probabilities import TopProbabilities
+from labelwise.models.modes import evaluating
 from labelwise.selection.mixture import MixtureFit, mixture
-from labelwise.training.evaluate import evaluating
 
 WORST = 200
 NEIGHBOURS = 3

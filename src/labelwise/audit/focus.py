@@ -17,7 +17,7 @@ FEWEST = 10
 
 
 @dataclass(frozen=True)
-class Group:
+class FocusGroup:
     """The focus of a group of samples: its name, their number, mean and standard deviation."""
 
     name: str
@@ -41,7 +41,7 @@ class Focus:
     """
 
     chart: Chart
-    groups: tuple[Group, Group]
+    groups: tuple[FocusGroup, FocusGroup]
     difference: float
     interval: tuple[float, float]
     even: float
@@ -76,7 +76,7 @@ def focus_figure(run: RunFiles) -> Focus | None:
     if min(map(len, parts)) < FEWEST:
         return None
     wrong, right = (
-        Group(name, len(part), float(part.mean()), float(part.std(ddof=1)))
+        FocusGroup(name, len(part), float(part.mean()), float(part.std(ddof=1)))
         for name, part in zip(names, parts, strict=True)
     )
     cells = math.prod(int(side) for side in run.arrays["masks_grid"])
@@ -95,7 +95,7 @@ def focus_figure(run: RunFiles) -> Focus | None:
 
 
 def _focus_chart(
-    parts: tuple[np.ndarray, np.ndarray], groups: tuple[Group, Group], even: float
+    parts: tuple[np.ndarray, np.ndarray], groups: tuple[FocusGroup, FocusGroup], even: float
 ) -> Chart:
     """Both groups on the same axes, each as shares of its own number."""
     every = np.concatenate(parts)

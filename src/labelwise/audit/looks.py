@@ -11,6 +11,7 @@ from labelwise.audit.cards import data_uri, true_name
 from labelwise.audit.focus import Focus, focus_figure
 from labelwise.audit.masks import SIDE, SURE
 from labelwise.audit.run_files import RunFiles
+from labelwise.augment.masking import COARSE
 from labelwise.errors import UserError
 from labelwise.training.folder import RunFolder
 
@@ -25,7 +26,6 @@ TITLES = {
     "image": ("image", ""),
     "hot": ("hot covered", "with a box over the place that it responds to most"),
     "cold": ("cold covered", "with a box over the place that it responds to least"),
-    "either": ("masked", "with a box over the place that it responds to most or least"),
     "random": ("masked", "with a box at a random place"),
     "rebuilt": ("rebuilt", "as the network rebuilds it from the masked copy"),
 }
@@ -36,7 +36,6 @@ COVERED = {
     ): "the most active place in a copy of the image, or over the least active one",
     frozenset({"hot"}): "the most active place in a copy of the image",
     frozenset({"cold"}): "the least active place in a copy of the image",
-    frozenset({"either"}): "the most or the least active place in a copy of the image",
     frozenset({"random"}): "a place drawn at random in a copy of the image",
 }
 """What copies of these kinds cover; the first that fits. Whether training covers both places, each
@@ -107,6 +106,11 @@ class Looks:
     gradient: str
     focus: Focus | None
     sure: float = SURE
+
+    @property
+    def coarse(self) -> bool:
+        """Whether the activation map says only roughly where."""
+        return min(self.grid) < COARSE
 
 
 def build_looks(run: RunFiles) -> Looks | None:

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from labelwise.augment.masking import Boxes, Masked, Masker, activation_map, has_relief
 from labelwise.data.store import Store
+from labelwise.models.heads import RECONSTRUCTION
+from labelwise.models.modes import evaluating
 from labelwise.noise.planting import Planted
 from labelwise.rng import Draw
-from labelwise.training.evaluate import evaluating
 
 PAIRS = 8
 """Doubtful samples that are shown, at most."""
@@ -32,8 +33,6 @@ MEASURED = 4000
 CELLS = 4
 """A map of fewer cells has no quarter to measure."""
 BLOCK = 256
-RECONSTRUCTION = "reconstruction"
-"""Name of the head that rebuilds the image."""
 
 
 def mask_arrays(

@@ -14,10 +14,10 @@ from labelwise.data.ledger import Ledger
 from labelwise.data.neighbours import nearest_among
 from labelwise.data.store import Store
 from labelwise.estimation.probabilities import TopProbabilities
+from labelwise.models.modes import evaluating
 from labelwise.noise.planting import Planted
 from labelwise.rng import Draw
 from labelwise.training import trace
-from labelwise.training.evaluate import evaluating
 
 NUM_VIEWS = 4
 """Augmented views of every sample that the final networks predict."""

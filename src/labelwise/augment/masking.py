@@ -136,9 +136,11 @@ def box_sides(share: Tensor, aspect: Tensor, size: tuple[int, int]) -> tuple[Ten
     """
     height, width = size
     area = share * (height * width)
-    wanted = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-    rows = wanted[0].clamp(1, height).long()
-    columns = wanted[1].clamp(1, width).long()
+    tall, wide = (area * aspect).sqrt(), (area / aspect).sqrt()
+    # What does not fit one way goes the other, as far as there is room.
+    tall, wide = tall.maximum(area / width), wide.maximum(area / height)
+    rows = tall.round().clamp(1, height).long()
+    columns = wide.round().clamp(1, width).long()
     whole = (rows == height) & (columns == width)  # leave the last row or column uncovered
     rows, columns = (rows - whole.long(), columns) if height > 1 else (rows, columns - whole.long())
     some = (share > 0).long()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from labelwise.augment.masking import (
     Anchor,
@@ -18,24 +17,17 @@ from labelwise.augment.masking import (
     Ratio,
     Sides,
     Spot,
-    activation_map,
 )
 from labelwise.augment.view import View
 from labelwise.config import MethodSettings
 from labelwise.data.dataset import Kind
 from labelwise.discovery import find
 from labelwise.errors import UserError
-from labelwise.losses.masking import reconstruction_error, soften
-from labelwise.models.heads import Decoder, HeadSpec
-from labelwise.models.network import Network, Outputs
-from labelwise.training.context import Context
-from labelwise.training.evaluate import evaluating
-from labelwise.training.groups import Group, Groups
-from labelwise.training.groups import View as InputAndTarget
+from labelwise.models.heads import RECONSTRUCTION, Decoder, HeadSpec
+from labelwise.training.masked import MaskedStep, keeps
 from labelwise.training.method import Method, Phase, Problem, Step, Wrapper
 from labelwise.training.scoring import FitMixture, Score
 
-HEAD = "reconstruction"
 NAME = "sanm"
 SCORINGS = 30
 """Scoring passes in a run of a host that has no clean probability, at most."""
@@ -55,12 +47,14 @@ class SANMSettings(MethodSettings):
         1, ge=1, description="images with a shorter side get ratios larger in proportion; 1: none"
     )
     place: Place = Field(
-        "auto", description="boxes guided by the activation map, random, or guided by a fine map"
+        "auto",
+        description="boxes guided by the map, random; auto: guided if it has 4 x 4 cells or more",
     )
     spot: Spot = Field("pixel", description="extreme pixel (paper), or any of the extreme cell")
     anchor: Anchor = Field("centre", description="pixel in the box's centre, or its corner (code)")
     boxes: Sides = Field(
-        "auto", description="copies: hot, cold, both, either of them; auto: as many as views"
+        "auto",
+        description="hot, cold, both, one of either; auto: both beside several views, else one",
     )
     keep_views: bool | None = Field(
         None, description="learn from the host's unmasked views too; None: where it has several"
@@ -76,7 +70,7 @@ class SANMSettings(MethodSettings):
         None, description="view policy in place of the host's own (code: autoaugment)"
     )
     learn_view: str | None = Field(
-        None, description="view policy of further views that are learnt (code: randaugment)"
+        None, description="view policy of further views to learn from (code: randaugment)"
     )
     num_learn_views: int = Field(2, ge=1, le=8, description="how many, where learn_view is set")
     mask_warmup: bool = Field(True, description="mask in the host's warm-up too")
@@ -88,238 +82,46 @@ class SANMSettings(MethodSettings):
     )
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Where the masked copies are among a group's views, and what they are copies of.
-
-    Args:
-        first: place of the first of them.
-        count: how many.
-        source: the view without the mask (B, C, H, W).
-    """
-
-    first: int
-    count: int
-    source: Tensor
-
-
-@dataclass(frozen=True)
-class GuessOn(Context):
-    """A context in which every view that a step asks for is of one policy.
-
-    Args:
-        policy: its name.
-    """
-
-    policy: str = ""
-
-    def view(self, group: Group, name: str, purpose: str) -> Tensor:
-        """The view under the one policy."""
-        return super().view(group, self.policy, purpose)
-
-
-@dataclass(frozen=True)
-class Rebuild(Context):
-    """A context whose forwards with gradient also rebuild the images without their masks.
-
-    An input carries its unmasked image along as further channels, and one more that says how far
-    it is a masked copy (`carrying`). Whatever the host does to inputs (join, permute, mix) is
-    linear and happens to these channels too, so a mixed input is to become the mixed unmasked
-    images, and those that are masked copies, or mostly so, can be told from the rest. Both heads
-    run in one forward: a data-parallel wrapper allows no second one.
-
-    Args:
-        share: of all rows that a step joins, how many are masked copies.
-        errors: what each forward with gradient adds.
-    """
-
-    share: float = 0.0
-    errors: list[Tensor] = field(default_factory=list)
-
-    def forward(self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
-        """Run the network on the inputs alone, and compare what it rebuilds."""
-        network = self.plain[number]
-        mean, std = network.get_buffer("mean"), network.get_buffer("std")
-        channels = len(mean)
-        if inputs.shape[1] == channels:
-            return super().forward(number, inputs, heads)
-        seen, whole, masked = torch.split(inputs, [channels, channels, 1], dim=1)
-        if not torch.is_grad_enabled():
-            return super().forward(number, seen, heads)
-        # As many as there are: which ones need not be known on the host.
-        count = round(self.share * len(inputs))
-        assert count, "a forward without masked copies"
-        rows = masked[:, 0, 0, 0].topk(count, sorted=False).indices
-        outputs: Outputs = self.networks[number](seen, heads=(*heads, HEAD), rows={HEAD: rows})
-        wanted = (whole[rows] - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
-        self.errors.append(reconstruction_error(outputs.pop(HEAD), wanted).mean())
-        return outputs
-
-
-@dataclass(frozen=True)
-class MaskedStep(Step):
-    """The host's step, with masked copies among the views and the reconstruction as a term.
-
-    Args:
-        inner: the host's step.
-        masker: how copies are masked.
-        nlr: whether their targets are softened.
-        weight: weight of the reconstruction; 0 for none.
-        guess_view: view policy in place of the host's, or None.
-        learn_views: view policies of further views.
-        keep_views: whether the host's own views stay; None: where there are several.
-        observes: as the host's step.
-    """
-
-    inner: Step
-    masker: Masker
-    nlr: bool = True
-    weight: float = 0.02
-    guess_view: str | None = None
-    learn_views: tuple[str, ...] = ()
-    keep_views: bool | None = None
-
-    @property
-    def observes(self) -> bool:  # type: ignore[override]
-        """As the host's step."""
-        return self.inner.observes
-
-    def views(self, context: Context, groups: Groups) -> Groups:
-        """The host's views, further views, and the masked copies of the first one."""
-        made = self.inner.views(self._guessing(context), groups)
-        sources = {side: group.views[0][0] for side, group in made.items()}
-        maps: dict[str, Tensor | None] = dict.fromkeys(made)
-        if self.guided(context, next(iter(sources.values()))):
-            joined = self.activation(context, torch.cat(list(sources.values())))
-            parts = torch.split(joined, [len(source) for source in sources.values()])
-            maps.update(zip(made, parts, strict=True))
-        return {
-            side: self._with_copies(context, side, group, maps[side])
-            for side, group in made.items()
-        }
-
-    def _guessing(self, context: Context) -> Context:
-        if self.guess_view is None:
-            return context
-        return GuessOn(**shared(context), policy=self.guess_view)
-
-    def guided(self, context: Context, images: Tensor) -> bool:
-        """Whether the activation map says where the boxes are."""
-        network = cast(Network, context.plain[context.trains[0]])
-        return self.masker.guides(network.map_size(tuple(images.shape[1:])))
-
-    def activation(self, context: Context, images: Tensor) -> Tensor:
-        """Activation maps (B, h, w) of the networks that learn, each scaled to mean 1, averaged.
-
-        In eval mode, so that looking leaves no trace in the batch statistics.
-        """
-        found = []
-        for number in context.trains:
-            network = context.plain[number]
-            with evaluating([network]), context.autocast():
-                maps = activation_map(network(images, heads=("feature_map",))["feature_map"])
-            tiny = torch.finfo(maps.dtype).tiny
-            found.append(maps / maps.mean((1, 2), keepdim=True).clamp_min(tiny))
-        return torch.stack(found).mean(0)
-
-    def _with_copies(
-        self, context: Context, side: str, group: Group, activation: Tensor | None
-    ) -> Group:
-        source, target = group.views[0]
-        draw = context.draw.within(f"{NAME}/{side}")
-        learn: list[InputAndTarget] = [
-            (context.view(group, name, f"{NAME}/{side}/learn/{n}"), target)
-            for n, name in enumerate(self.learn_views)
-        ]
-        ratio = self.masker.ratios(group.clean, draw)
-        softer = soften(target, ratio) if self.nlr else target
-        masked = self.masker(source, activation, ratio, draw, len(group.views))
-        if not keeps(self.keep_views, len(group.views)):
-            group = replace(group, views=())
-        copies = Copies(len(group.views) + len(learn), len(masked), source)
-        views: list[InputAndTarget] = [*learn, *((copy.images, softer) for copy in masked)]
-        return group.adding(*views).keeping(NAME, copies)
-
-    def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
-        """The host's terms over all views, and the reconstruction of the masked ones."""
-        if self.weight == 0:
-            return self.inner.loss(context, groups)
-        rebuild = Rebuild(**shared(context), share=masked_share(groups))
-        carried = {side: carrying(group) for side, group in groups.items()}
-        terms = dict(self.inner.loss(rebuild, carried))
-        terms[HEAD] = self.weight * torch.stack(rebuild.errors).sum()
-        return terms
-
-
-def keeps(asked: bool | None, num_views: int) -> bool:
-    """Whether a host's own views stay beside the masked copies."""
-    return num_views > 1 if asked is None else asked
-
-
-def shared(context: Context) -> dict[str, Any]:
-    """The fields of a context, for one that behaves a little differently."""
-    return {item.name: getattr(context, item.name) for item in fields(Context)}
-
-
-def masked_share(groups: Groups) -> float:
-    """The share of masked copies among the views of all groups, by rows."""
-    kept: list[Copies] = [group.kept[NAME] for group in groups.values()]
-    masked = sum(copies.count * len(copies.source) for copies in kept)
-    return masked / sum(len(group.views) * len(group.index) for group in groups.values())
-
-
-def carrying(group: Group) -> Group:
-    """The group with every input (B, C, H, W) as (B, 2 C + 1, H, W).
-
-    Behind the channels of the input come those of the image it is to become, and one that is 1 for
-    masked copies and 0 for the other views.
-    """
-    copies: Copies = group.kept[NAME]
-    masked = range(copies.first, copies.first + copies.count)
-    flag = torch.ones_like(copies.source[:, :1])
-    zero = torch.zeros_like(flag)
-    return replace(
-        group,
-        views=tuple(
-            (torch.cat((inputs, copies.source, flag), 1), target)
-            if place in masked
-            else (torch.cat((inputs, inputs, zero), 1), target)
-            for place, (inputs, target) in enumerate(group.views)
-        ),
-    )
-
-
 class SANM(Wrapper):
     """Mask what the network leans on, soften the label by as much, and rebuild the image.
 
     Networks that learn wrong labels look at regions that do not matter. Around the steps of any
-    host method three things are added: masked copies of the images, one covered where the
-    activation map is largest and one where it is smallest, more of a label that is doubtful (AMG);
-    for these copies a target whose top class pays what was masked (NLR); and a decoder that
-    rebuilds the unmasked image, which is a lesson no wrong label can spoil (SMR).
+    host method three things are added: masked copies of the images, covered where the activation
+    map is largest or where it is smallest, more of a label that is doubtful (AMG); for these copies
+    a target whose top class pays what was masked (NLR); and a decoder that rebuilds the unmasked
+    image, which is a lesson no wrong label can spoil (SMR).
 
     Differences from the paper:
-        1. The copies are added to the host's views, and the host's own remain; in a host that
-           mixes its inputs the copies are mixed too (as in the authors' code), and what is rebuilt
-           is the mix of the unmasked images.
-        2. Each of the two boxes covers half of the ratio, with an aspect from U(0.8, 1.25), a
+        1. A host that learns from several views of an image keeps them, and gets a copy with the
+           hot and one with the cold box beside them (as in the authors' code around DivideMix). A
+           host that learns from one view learns from one copy in its place, hot or cold by chance:
+           on digits plain training gains more from that than from copies beside its view, at less
+           cost (`benchmarks/sanm.json`). `boxes=both`, `keep_views=true` treats all hosts alike.
+        2. Where the activation map has fewer than 4 x 4 cells, or is flat (behind the last
+           layer normalisation of token models), places are random: such a map tells none.
+           `place=guided`, `spot=pixel` takes the extreme pixel of the resized map all the same.
+        3. Each of the two boxes covers half of the ratio, with an aspect from U(0.8, 1.25), a
            random colour, and the extreme pixel in its centre. The authors' code takes that pixel
-           as the corner (`anchor=corner`).
-        3. A box is at least one pixel and never the whole image, which tiny images need.
-        4. The clean probability is that of the host (the peer's mixture in DivideMix). Where the
+           as the corner (`anchor=corner`). One copy alone pays the whole ratio all the same.
+        4. A box is at least one pixel and never the whole image. The ratio is the paper's for
+           images of any size; `reference_side` makes it larger for tiny ones.
+        5. The clean probability is that of the host (the peer's mixture in DivideMix). Where the
            host has none, or not in every epoch, the wrapper scores all samples and fits the
            mixture, some thirty times in a run (`score_every`); before that every label counts as
            right.
-        5. Where two networks learn from one batch (Co-teaching), the places come from the mean of
-           both activation maps, and the copies share the selection of their image.
-        6. The activation map is taken in eval mode, of the host's first view.
-        7. The host keeps its own view policy. The authors' code guesses on AutoAugment
+        6. Where two networks learn from one batch (Co-teaching), the places come from the mean of
+           both activation maps and the ratio from the first network's clean probability. A sample
+           is selected by the mean loss of all its views; by default that is its masked copy's.
+        7. The activation map is taken in eval mode, of the host's first view.
+        8. The host keeps its own view policy. The authors' code guesses on AutoAugment
            (`guess_view`) and learns from two RandAugment views more (`learn_view`), clips the
            gradients of the warm-up (`warmup_clip`), and trains for 360 epochs.
-        8. The reconstruction is compared in the network's normalised units, on masked copies alone;
-           its decoder fits any backbone (`labelwise.models.heads.Decoder`).
-        9. Steps whose targets are not classes (ScanMix's clustering pass) are left as they are.
-        10. The authors' code applies a softmax twice and reports a running maximum; not here.
+        9. In a host that mixes its inputs the copies are mixed too (as in the authors' code), and
+           what is rebuilt is the mix of the unmasked images. The error is in the network's
+           normalised units, over the masked copies alone; the decoder fits any backbone
+           (`labelwise.models.heads.Decoder`).
+        10. Steps whose targets are not classes (ScanMix's clustering pass) are left as they are.
+        11. The authors' code applies a softmax twice and reports a running maximum; not here.
     """
 
     name = NAME
@@ -361,9 +163,9 @@ class SANM(Wrapper):
             cover=own.amg,
         )
 
-    def shows_masks(self) -> Masker:
-        """As this method masks them."""
-        return self.masker
+    def shows_masks(self) -> Masker | None:
+        """As this method masks them; nothing where the host trains nothing."""
+        return self.masker if self.innermost.learns else None
 
     @property
     def learn_views(self) -> tuple[str, ...]:
@@ -391,9 +193,9 @@ class SANM(Wrapper):
 
     def heads(self, spec: HeadSpec) -> dict[str, nn.Module]:
         """The host's, and the decoder."""
-        found = super().heads(spec)
-        if self.settings.smr and self.settings.reconstruction_weight > 0:
-            found[HEAD] = Decoder(spec.num_features, spec.map_size(), spec.shape)
+        found, own = super().heads(spec), self.settings
+        if own.smr and own.reconstruction_weight > 0 and self.innermost.learns:
+            found[RECONSTRUCTION] = Decoder(spec.num_features, spec.map_size(), spec.shape)
         return found
 
     def wrap(self, step: Step) -> Step:

@@ -10,6 +10,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RECONSTRUCTION = "reconstruction"
+"""Name of the head that rebuilds the image."""
+
 
 @dataclass(frozen=True)
 class HeadSpec:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labelwise.models.heads import Linear, MapHead
+from labelwise.models.modes import evaluating
 
 Outputs = dict[str, Tensor]
 """The named outputs asked for, each a tensor with the batch first."""
@@ -52,12 +53,9 @@ class Backbone(nn.Module, ABC):
 
 def map_size(backbone: Backbone, shape: Sequence[int]) -> tuple[int, int]:
     """Height and width of a backbone's last feature map, by one forward in eval mode."""
-    modes = [(part, part.training) for part in backbone.modules()]
     device = next((weight.device for weight in backbone.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        maps = backbone.maps(backbone.eval()(torch.zeros(1, *shape, device=device)))
-    for part, mode in modes:
-        part.training = mode
+    with evaluating([backbone]), torch.no_grad():
+        maps = backbone.maps(backbone(torch.zeros(1, *shape, device=device)))
     return maps.shape[2], maps.shape[3]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def read_model(folder: Path, heads: HeadFactory | None = None) -> StoredModel:
         network = build_network(spec, *blank, Draw(0), heads)
         weights = folder / f"network-{number}.pt"
         try:
-            network.load_state_dict(torch.load(weights, weights_only=True))
+            held = torch.load(weights, weights_only=True)
+            network.load_state_dict(without_unknown_heads(held, network))
         except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0][:200]
             raise UserError(
@@ -78,3 +80,12 @@ def read_model(folder: Path, heads: HeadFactory | None = None) -> StoredModel:
             ) from error
         networks.append(network.eval())
     return StoredModel(tuple(networks), classes, spec.shape)
+
+
+def without_unknown_heads(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Stored weights without those of heads that the network does not have.
+
+    A caller's own method may have heads that cannot be made from its name; predictions need none.
+    """
+    own = network.state_dict().keys()
+    return {k: value for k, value in state.items() if k in own or not k.startswith("heads.")}

@@ -14,9 +14,9 @@ from labelwise.augment.view import View
 from labelwise.data.ledger import Ledger
 from labelwise.data.store import Store
 from labelwise.errors import unknown
+from labelwise.models.modes import evaluating
 from labelwise.models.network import Outputs
 from labelwise.rng import Draw
-from labelwise.training.evaluate import evaluating
 from labelwise.training.groups import Group
 from labelwise.training.ranks import Ranks
 
@@ -92,9 +92,22 @@ class Context:
             raise unknown("view policy", name, self.views)
         return self.views[name](self.store.rows(group.index), self.draw.within(purpose))
 
-    def forward(self, number: int, inputs: Tensor, heads: Iterable[str] = ("classes",)) -> Outputs:
-        """Run network `number` with gradient, in the mode that the phase gave it."""
-        outputs: Outputs = self.networks[number](inputs, heads=tuple(heads))
+    def forward(
+        self,
+        number: int,
+        inputs: Tensor,
+        heads: Iterable[str] = ("classes",),
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> Outputs:
+        """Run network `number` with gradient, in the mode that the phase gave it.
+
+        Args:
+            number: of the network.
+            inputs: (B, *S).
+            heads: the outputs that are wanted.
+            rows: for heads that are to run on some rows only (`Network.forward`).
+        """
+        outputs: Outputs = self.networks[number](inputs, heads=tuple(heads), rows=rows)
         return outputs
 
     def logits(self, number: int, inputs: Tensor) -> Tensor:

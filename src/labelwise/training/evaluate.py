@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from labelwise.data.dataset import Truth
 from labelwise.data.store import Store, as_input
+from labelwise.models.modes import evaluating
 from labelwise.training.ranks import Ranks
 
 
@@ -17,25 +18,6 @@ def probabilities(networks: Sequence[nn.Module], inputs: Tensor) -> Tensor:
     """Mean softmax (B, K) of the networks on unaugmented inputs; they must be in eval mode."""
     total = torch.stack([network(inputs)["classes"].float().softmax(1) for network in networks])
     return total.mean(0)
-
-
-class evaluating:
-    """Put networks into eval mode for a block, and back into their own modes after it."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        self.networks = networks
-        self.modes = [(part, part.training) for network in networks for part in network.modules()]
-
-    def __enter__(self) -> None:
-        for network in self.networks:
-            network.eval()
-
-    def __exit__(self, *exception: object) -> None:
-        for (
-            part,
-            mode,
-        ) in self.modes:  # one by one: a frozen backbone is in another than its network
-            part.training = mode
 
 
 def predict_proba(networks: Sequence[nn.Module], store_inputs: Tensor, block: int = 1024) -> Tensor:

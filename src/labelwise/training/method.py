@@ -48,8 +48,8 @@ class Step(ABC):
         """Return named scalar terms, already weighted: the loop adds them.
 
         Selections and weights are per sample and apply to all views of the sample. Inputs are
-        only joined, permuted and mixed linearly here, and networks only run by `context.forward`:
-        a wrapper may carry further channels along with them.
+        only joined, permuted and mixed linearly here, and a network runs by `context.forward`, once
+        with gradient, on all views of all sides: a wrapper may carry further channels along.
         """
 
 
@@ -309,8 +309,19 @@ class Wrapper(Method):
     """
 
     def __init__(self, base: Method, **settings: Any) -> None:
+        if not isinstance(base, Method):
+            raise UserError(
+                f"{self.name} wraps a method object, not {base!r}: write "
+                f"{type(self).__name__}(DivideMix()), or method='{self.name}+dividemix'."
+            )
         super().__init__(**settings)
         self.base = base
+
+    @property
+    def innermost(self) -> Method:
+        """The method within all wrappers."""
+        base = self.base
+        return base.innermost if isinstance(base, Wrapper) else base
 
     @property
     def spec(self) -> str:

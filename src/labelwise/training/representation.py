@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from labelwise.data.dataset import NO_CLASS, Truth
 from labelwise.data.neighbours import nearest_neighbours
 from labelwise.data.store import Store
+from labelwise.models.modes import evaluating
 from labelwise.rng import Draw
-from labelwise.training.evaluate import evaluating
 from labelwise.training.ranks import Ranks
 
 NUM_NEIGHBOURS = 20
