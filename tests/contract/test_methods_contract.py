@@ -514,9 +514,7 @@ def network_for(name: str, shape: tuple[int, ...], **options: Any) -> Network:
 
 @pytest.mark.parametrize(("name", "shape"), MODELS)
 def test_model_gives_the_outputs_asked_for(name: str, shape: tuple[int, ...]) -> None:
-    network = network_for(
-        name, shape, heads=lambda features, classes: {"two": nn.Linear(features, 2)}
-    )
+    network = network_for(name, shape, heads=lambda spec: {"two": nn.Linear(spec.num_features, 2)})
     inputs = torch.rand(2, *shape)
     width = network.backbone.num_features
     outputs = network(inputs, heads=("classes", "features", "feature_map", "two"))

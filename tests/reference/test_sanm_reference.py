@@ -18,17 +18,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from labelwise.augment.boxes import box_sides, place_boxes
 from labelwise.augment.masking import (
     COARSE,
     EQUAL,
     FLAT,
     Masker,
     activation_map,
-    box_sides,
     extreme_cells,
     extreme_pixels,
     has_relief,
-    place_boxes,
 )
 from labelwise.losses.masking import reconstruction_error, soften
 from labelwise.rng import Draw

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labelwise.augment.masking import Boxes, Masked, Masker, activation_map, has_relief
+from labelwise.augment.boxes import Boxes
+from labelwise.augment.masking import Masked, Masker, activation_map, has_relief
 from labelwise.data.store import Store
 from labelwise.models.heads import RECONSTRUCTION
 from labelwise.models.modes import evaluating

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import nn
 
+from labelwise.augment.boxes import Anchor
 from labelwise.augment.masking import (
-    Anchor,
     Fill,
     Masker,
     Place,
