@@ -95,8 +95,9 @@ class SANM(Wrapper):
         1. A host that learns from several views of an image keeps them, and gets a copy with the
            hot and one with the cold box beside them (as in the authors' code around DivideMix). A
            host that learns from one view learns from one copy in its place, hot or cold by chance:
-           on digits plain training gains more from that than from copies beside its view, at less
-           cost (`benchmarks/sanm.json`). `boxes=both`, `keep_views=true` treats all hosts alike.
+           on digits plain training gains as much or more from that than from copies beside its
+           view, at less cost (`benchmarks/README.md`). `boxes=both`, `keep_views=true` treats all
+           hosts alike.
         2. Where the activation map has fewer than 4 x 4 cells, or is flat (behind the last
            layer normalisation of token models), places are random: such a map tells none.
            `place=guided`, `spot=pixel` takes the extreme pixel of the resized map all the same.
