@@ -21,10 +21,10 @@ from labelwise.losses.classification import (
     soft_cross_entropy,
     squared_error,
 )
-from labelwise.selection.split import split_by_clean
+from labelwise.selection.split import Split, split_by_clean
 from labelwise.training.context import Context
 from labelwise.training.deciding import Decide, Rule
-from labelwise.training.groups import Groups, add_views
+from labelwise.training.groups import Group, Groups, add_views
 from labelwise.training.method import Method, Phase, Problem, Step
 from labelwise.training.mixing import mix_groups
 from labelwise.training.sampling import Sampling, batch_rows, deal
@@ -82,13 +82,7 @@ class Divided(Sampling):
 
     def plan(self, context: Context, batch_size: int) -> dict[str, Tensor]:
         """Split, then deal full batches of both sides."""
-        threshold = context.ledger.decisions["threshold"]
-        split = split_by_clean(
-            context.ledger["clean"][self.judge],
-            context.store.labels,
-            threshold,
-            context.num_classes,
-        )
+        split = self.split(context)
         if split.fallback:
             context.say(f"epoch {context.epoch + 1}, phase {context.draw.phase}: {split.fallback}")
         size = batch_rows(len(split.labelled), batch_size, context.ranks.world)
@@ -98,6 +92,15 @@ class Divided(Sampling):
             "clean": deal(split.labelled, context.draw, "clean", steps, size),
             "noisy": deal(split.unlabelled, context.draw, "noisy", steps, size),
         }
+
+    def split(self, context: Context) -> Split:
+        """The two sides: labelled is what the judge trusts above the decided threshold."""
+        return split_by_clean(
+            context.ledger["clean"][self.judge],
+            context.store.labels,
+            context.ledger.decisions["threshold"],
+            context.num_classes,
+        )
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,9 @@ class MixMatch(Step):
         if context.peer != context.learner:
             peer = context.guess(context.peer, torch.cat(drawn["noisy"]))
             guessed = (guessed + mean_over_views(peer, self.num_views)) / 2  # eq. 7
-        weight = clean.clean[:, None]
-        mixed = weight * one_hot(clean.label, context.num_classes) + (1 - weight) * refined  # eq. 4
+        label, weight = self.believed(context, clean)
+        weight = weight[:, None]
+        mixed = weight * one_hot(label, context.num_classes) + (1 - weight) * refined  # eq. 4
         targets = {
             "clean": sharpen(mixed, self.temperature),
             "noisy": sharpen(guessed, self.temperature),
@@ -141,6 +145,11 @@ class MixMatch(Step):
         return add_views(
             groups, {side: [(view, targets[side]) for view in drawn[side]] for side in groups}
         )
+
+    def believed(self, context: Context, group: Group) -> tuple[Tensor, Tensor]:
+        """Labels (B) of the labelled side and their weights (B) in the co-refinement."""
+        del context
+        return group.label, group.clean
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
         """Mix all views of both sides; L = L_X + λ_u L_U + L_reg (equations 9-12)."""
@@ -254,6 +263,7 @@ class DivideMix(Method):
     Settings = DivideMixSettings
     settings: DivideMixSettings
 
+    keeps_features: ClassVar[bool] = False
     decided: ClassVar[tuple[str, ...]] = ("lambda_u", "threshold", "loss_window")
 
     @property
@@ -296,11 +306,15 @@ class DivideMix(Method):
                     f"divide-{number}",
                     step,
                     (number,),
-                    Divided(judge, self.settings.at_least),
+                    self.sampling(judge),
                     judge=judge,
                 )
             )
         return phases
+
+    def sampling(self, judge: int) -> Sampling:
+        """Which samples a network learns from, by the network that judges them."""
+        return Divided(judge, self.settings.at_least)
 
     def rule(self) -> Rule:
         """How the settings in `decided` follow from the estimated noise rate."""
@@ -310,7 +324,7 @@ class DivideMix(Method):
         """Score, fit the mixture and, the first time, decide the settings left open."""
         family = self.settings.mixture
         phases = [
-            Phase("score", Score(HISTORY, first)),
+            Phase("score", Score(HISTORY, first, self.keeps_features)),
             Phase(
                 "mixture",
                 WindowedMixture(family, HISTORY, min(scored, WINDOW), self.settings.revive),

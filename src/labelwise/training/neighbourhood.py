@@ -10,6 +10,7 @@ from torch import Tensor
 from labelwise.data.ledger import Column
 from labelwise.data.neighbours import nearest_neighbours
 from labelwise.training.context import Context
+from labelwise.training.features import features_of
 from labelwise.training.method import Pass
 from labelwise.training.sampling import Sampling, full_batches
 
@@ -67,14 +68,7 @@ def all_features(context: Context, own: bool = False) -> Tensor:
     """
     if context.store.inputs.ndim == 2 and not own:
         return context.store.inputs
-    found: Tensor | None = None
-    for index, outputs in context.score_blocks(0, ("features",)):
-        part = outputs["features"].float()
-        if found is None:
-            found = part.new_zeros(len(context.store), part.shape[1])
-        found[index] = part
-    assert found is not None, "this rank has no sample"
-    return context.ranks.sum(found)
+    return features_of(context, 0)
 
 
 def kept(neighbours: Tensor, own: Tensor, prediction: Tensor | None) -> Tensor:

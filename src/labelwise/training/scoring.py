@@ -14,6 +14,7 @@ from labelwise.selection.mixture import mixture
 from labelwise.selection.noise_rate import estimate_noise_rate
 from labelwise.selection.revive import revive_classes
 from labelwise.training.context import Context
+from labelwise.training.features import Gathered, bank_of
 from labelwise.training.method import Pass
 from labelwise.training.trace import observe
 
@@ -32,16 +33,20 @@ class Score(Pass):
     Args:
         history: name of a ledger column (P, N, W) that keeps the last W losses, or None.
         first: whether this is the run's first scoring, whose losses the column `EARLY` keeps.
+        features: whether the method's `FeatureBank` keeps the features of the same forward.
     """
 
     observes: ClassVar[bool] = True
     history: str | None = None
     first: bool = False
+    features: bool = False
 
     def run(self, context: Context) -> dict[str, float]:
         """Score this rank's samples in large batches."""
+        heads = ("classes", "features") if self.features else ("classes",)
         for number in range(len(context.networks)):
-            for index, outputs in context.score_blocks(number):
+            gathered = Gathered(context)
+            for index, outputs in context.score_blocks(number, heads):
                 logits = outputs["classes"].float()
                 loss = F.cross_entropy(logits, context.store.labels[index], reduction="none")
                 observe(context, number, index, logits)
@@ -53,6 +58,10 @@ class Score(Pass):
                     held = context.ledger[self.history][number, index]
                     rolled = torch.cat([held[:, 1:], loss[:, None]], dim=1)
                     context.ledger.write(self.history, number, index, rolled)
+                if self.features:
+                    gathered.put(index, outputs["features"])
+            if self.features:
+                bank_of(context).keep(context, number, gathered.whole())
         return {}
 
 
