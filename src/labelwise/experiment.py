@@ -16,6 +16,7 @@ from labelwise.augment.view import ViewOptions, views
 from labelwise.binding import start_notes
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset, Source, Truth
+from labelwise.data.ledger import Ledger
 from labelwise.data.load import load, split
 from labelwise.data.store import Store, input_statistics
 from labelwise.errors import NoColumn, UserError
@@ -27,6 +28,7 @@ from labelwise.pretraining.start import start_from
 from labelwise.rng import Draw
 from labelwise.training import memory
 from labelwise.training.checkpoint import Checkpoints
+from labelwise.training.division import Division
 from labelwise.training.evaluate import accuracy
 from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
@@ -243,12 +245,20 @@ def assemble(
         journal=Journal(folder.metrics),
         evaluate=evaluate,
         listener=listener,
+        inspect=inspector(prepared, store),
         checkpoint_every=config.checkpoint_every,
     )
     if not checkpoints.any():  # a run that goes on has said them
         for note in start_notes(config, train, method):
             trainer.say(note)
     return trainer
+
+
+def inspector(prepared: Prepared, store: Store) -> Callable[[Ledger], dict[str, float]]:
+    """What compares a method's division of the data with the truth, where that is known."""
+    if prepared.truth is None or not prepared.labelled:
+        return lambda ledger: {}
+    return Division(store.labels, prepared.truth)
 
 
 def predict_memory(

@@ -89,6 +89,7 @@ class Trainer:
         evaluate: gives figures at the end of an epoch ({"test_accuracy": 0.9}) for the networks
             and what the method is judged by; may hold truth, which is why the loop only calls it.
         listener: shows progress.
+        inspect: gives figures of what a method remembers, at the end of an epoch; may hold truth.
         checkpoint_every: seconds between commits at least.
         should_stop: asked after every step.
         vote_every: steps between votes of several ranks on a commit; each waits for the device.
@@ -104,6 +105,7 @@ class Trainer:
     journal: Journal
     evaluate: Callable[[tuple[nn.Module, ...], Measured], dict[str, float]]
     listener: Listener
+    inspect: Callable[[Ledger], dict[str, float]] = lambda ledger: {}
     checkpoint_every: float = 15.0
     should_stop: Callable[[], bool] = lambda: False
     vote_every: int = 20
@@ -323,7 +325,7 @@ class Trainer:
         figures: dict[str, float] = {}
         if self.part.measured(self.epoch):
             with self.fabric.autocast():
-                figures = self.evaluate(self.plain, self.part.measures)
+                figures = self.evaluate(self.plain, self.part.measures) | self.inspect(self.ledger)
         position.phase_seconds["evaluate"] = time.monotonic() - start
         row = {
             "epoch": position.epoch + 1,

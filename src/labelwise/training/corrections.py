@@ -1,0 +1,32 @@
+"""Columns of the ledger for methods that sort samples into easy, hard and corrected ones."""
+
+from __future__ import annotations
+
+import torch
+
+from labelwise.data.ledger import Column
+
+STATE = "state"
+TARGET = "target_label"
+TRUST = "trust"
+NEAR = "anchor_near"
+FAR = "anchor_far"
+
+UNSORTED, EASY, HARD, CORRECTED = range(4)
+"""Values of `STATE`: not sorted yet; label trusted; label not used; label replaced or confirmed."""
+
+
+def correction_columns(num_voters: int) -> tuple[Column, ...]:
+    """What is remembered of every sample, as of the last epoch.
+
+    Args:
+        num_voters: K_a, anchors that vote on a sample at most.
+    """
+    return (
+        Column(STATE, torch.uint8),
+        Column(TARGET, torch.int64, initial=-1),  # the label that is learnt from; -1: not yet
+        Column(TRUST),  # its weight in the co-refinement: clean probability, or share of votes
+        # The easy samples that the voting anchors were made of, most similar first; -1: none.
+        Column(NEAR, torch.int32, shape=(num_voters,), initial=-1),  # of the anchor's class
+        Column(FAR, torch.int32, shape=(num_voters,), initial=-1),  # its partner
+    )
