@@ -29,11 +29,13 @@ from labelwise.training.anchors import (
 )
 from labelwise.training.context import Context
 from labelwise.training.corrections import (
+    CLOSENESS,
     CORRECTED,
     EASY,
     FAR,
     HARD,
     NEAR,
+    SIMILARITY,
     STATE,
     TARGET,
     TRUST,
@@ -231,8 +233,8 @@ class Correct(Pass):
         figures = {}
         for number in range(len(context.networks)):
             easy = easy_rows(context, number)
-            context.ledger[NEAR][number] = -1
-            context.ledger[FAR][number] = -1
+            for name in (NEAR, FAR):
+                context.ledger.set(name, number, torch.full_like(context.ledger[name][number], -1))
             if is_possible(context, easy):
                 for name, value in self._correct(context, number, easy).items():
                     figures[f"{name}{suffix(context, number)}"] = value
@@ -261,6 +263,8 @@ class Correct(Pass):
         who = valid[votes.voters.clamp_min(0)]
         ledger.set(NEAR, number, pairs.near[who].where(there, -1))
         ledger.set(FAR, number, pairs.far[who].where(there, -1))
+        ledger.set(CLOSENESS, number, pairs.closeness[who].where(there, 0.0))
+        ledger.set(SIMILARITY, number, similarity[who].where(there, 0.0))
         figures = torch.stack(
             [changed.float().mean(), votes.share.sum() / changed.sum().clamp_min(1), least]
         ).tolist()

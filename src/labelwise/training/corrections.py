@@ -11,6 +11,8 @@ TARGET = "target_label"
 TRUST = "trust"
 NEAR = "anchor_near"
 FAR = "anchor_far"
+CLOSENESS = "anchor_closeness"
+SIMILARITY = "anchor_similarity"
 
 UNSORTED, EASY, HARD, CORRECTED = range(4)
 """Values of `STATE`: not sorted yet; label trusted; label not used; label replaced or confirmed."""
@@ -26,7 +28,10 @@ def correction_columns(num_voters: int) -> tuple[Column, ...]:
         Column(STATE, torch.uint8),
         Column(TARGET, torch.int64, initial=-1),  # the label that is learnt from; -1: not yet
         Column(TRUST),  # its weight in the co-refinement: clean probability, or share of votes
-        # The easy samples that the voting anchors were made of, most similar first; -1: none.
+        # The voting anchors, most similar first: the easy samples each was made of, -1 for none;
+        # λ_p; and its cosine similarity to the sample.
         Column(NEAR, torch.int32, shape=(num_voters,), initial=-1),  # of the anchor's class
         Column(FAR, torch.int32, shape=(num_voters,), initial=-1),  # its partner
+        Column(CLOSENESS, shape=(num_voters,)),
+        Column(SIMILARITY, shape=(num_voters,)),
     )
