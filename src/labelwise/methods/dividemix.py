@@ -87,11 +87,16 @@ class Divided(Sampling):
             context.say(f"epoch {context.epoch + 1}, phase {context.draw.phase}: {split.fallback}")
         size = batch_rows(len(split.labelled), batch_size, context.ranks.world)
         least = self.at_least * len(context.store) / min(batch_size, len(context.store))
-        steps = math.ceil(max(len(split.labelled) / size, least))
+        steps = math.ceil(max(self.counted(context, split) / size, least))
         return {
             "clean": deal(split.labelled, context.draw, "clean", steps, size),
             "noisy": deal(split.unlabelled, context.draw, "noisy", steps, size),
         }
+
+    def counted(self, context: Context, split: Split) -> int:
+        """Samples that an epoch goes through once."""
+        del context
+        return len(split.labelled)
 
     def split(self, context: Context) -> Split:
         """The two sides: labelled is what the judge trusts above the decided threshold."""

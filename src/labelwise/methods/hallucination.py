@@ -47,6 +47,7 @@ from labelwise.training.method import Pass, Phase
 from labelwise.training.sampling import Sampling
 
 Anchors = Literal["hallucinated", "mixed", "easy", "none"]
+Length = Literal["easy", "labelled"]
 
 
 class HallucinationSettings(DivideMixSettings):
@@ -77,6 +78,9 @@ class HallucinationSettings(DivideMixSettings):
     hallucinator_steps: int = Field(50, ge=1, description="steps of its training an epoch")
     hallucinator_batch: int = Field(256, ge=2, description="pairs a step")
     hallucinator_lr: float = Field(1e-3, gt=0, description="its learning rate (Adam)")
+    epoch_length: Length = Field(
+        "labelled", description="an epoch goes once through the easy, or all labelled samples"
+    )
     num_networks: int = Field(1, ge=1, le=2, description="one, or two that correct for each other")
 
 
@@ -302,7 +306,19 @@ class Correct(Pass):
 
 @dataclass(frozen=True)
 class Sorted(Divided):
-    """Labelled: easy and corrected samples of the judge; unlabelled: the other hard ones."""
+    """Labelled: easy and corrected samples of the judge; unlabelled: the other hard ones.
+
+    Args:
+        epoch: whether an epoch is as long as the easy or as all labelled samples.
+    """
+
+    epoch: Length = "labelled"
+
+    def counted(self, context: Context, split: Split) -> int:
+        """Samples that an epoch goes through once."""
+        if self.epoch == "labelled":
+            return len(split.labelled)
+        return int((context.ledger[STATE][self.judge] == EASY).sum())
 
     def split(self, context: Context) -> Split:
         """The two sides, neither empty."""
@@ -381,7 +397,7 @@ class Hallucination(DivideMix):
 
     def sampling(self, judge: int) -> Sampling:
         """By what the judge sorted and corrected."""
-        return Sorted(judge, self.settings.at_least)
+        return Sorted(judge, self.settings.at_least, self.settings.epoch_length)
 
     def mixmatch(self, age: int) -> MixMatch:
         """DivideMix's step, on corrected labels."""
