@@ -7,7 +7,8 @@
 
 `table` trains on digits under instance-dependent and semantic noise, at the methods' own epochs
 and, for CE and SANM around it, for as much time as anchor hallucination took. `ablation` runs
-its recipes. `tails` thins out the classes of digits. `cifar` trains on 10,000 CIFAR-10 images at
+its recipes. `tails` thins out the training classes of digits, from all of their samples to a
+twentieth; the test set keeps all classes alike. `cifar` trains on 10,000 CIFAR-10 images at
 32 pixels with a small network. Each run is a process of its own with one thread; a crash loses
 one run. Rows are written as they come, and rows that are there already are not run again. No
 labels are planted beside the noise.
@@ -18,7 +19,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from lab import LONG, Column, Job, Lab, arguments, failures, of_rows, paired
 from labelwise.recipes.hallucination import recipes
@@ -39,7 +45,7 @@ NOISES = (
     *(f"semantic:0.{tenths}" for tenths in (3, 4)),
 )
 LABELS = ("semantic_resnet",)
-SUITES = ("table", "ablation", "cifar")
+SUITES = ("table", "ablation", "tails", "cifar")
 DIVISION = (
     "labelled_right",
     "hard_clean_kept",
@@ -49,12 +55,47 @@ DIVISION = (
     "corrected_count",
 )
 LAST = 10
+RAREST = 0.05
+"""Share of the samples that the rarest class of the long-tailed digits keeps."""
+TAILS: dict[str, list[str]] = {
+    "ce": ["--method", "ce"],
+    "dividemix": ["--method", "dividemix"],
+    "hallucination": ["--method", "hallucination"],
+    "hallucination-easy-only": ["--recipe", "hallucination-easy-only"],
+    "no least share": ["--method", "hallucination", "--set", "hallucination.easy_least=0"],
+    "no upper bound": ["--recipe", "hallucination-unbalanced"],
+    "neither": ["--recipe", "hallucination-unbalanced", "--set", "hallucination.easy_least=0"],
+}
+"""Runs on long tails, by name."""
 
 
 def how(job: Job) -> list[str]:
     """The method or recipe of a job."""
+    if job.suite == "tails":
+        return TAILS[job.name]
     spec = job.name.removesuffix(f", {LONG}")
     return ["--recipe" if spec in recipes() else "--method", spec]
+
+
+def long_tailed(folder: Path) -> tuple[Path, Path]:
+    """Write digits with classes from frequent to rare, and a test set of all classes alike.
+
+    Class k of 0 to 9 keeps the share `RAREST ** (k / 9)` of its training samples.
+    """
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).astype(np.uint8)
+    kept, test, rows, held = train_test_split(
+        *(images, digits.target), test_size=0.2, random_state=0, stratify=digits.target
+    )
+    chosen = []
+    for label in range(10):
+        own = np.flatnonzero(rows == label)
+        chosen.append(own[: round(len(own) * RAREST ** (label / 9))])
+    thin = np.concatenate(chosen)
+    paths = folder / "tails.npz", folder / "test.npz"
+    np.savez(paths[0], images=kept[thin], labels=rows[thin])
+    np.savez(paths[1], images=test, labels=held)
+    return paths
 
 
 def measured_by(name: str) -> tuple[str, str]:
@@ -92,7 +133,7 @@ def table(rows: list[dict[str, Any]], suite: str) -> str:
     own = [row for row in rows if row["suite"] == suite and "error" not in row]
     columns = ("noise", "run", "n", "hallucination gains", *COLUMNS)
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    order = [*METHODS, *recipes()]
+    order = list(dict.fromkeys((*METHODS, *recipes(), *TAILS)))
     names = sorted({row["name"] for row in own}, key=order.index)
     for noise in sorted({row["noise"] for row in own}):
         whole = [r for r in own if (r["noise"], r["name"]) == (noise, "hallucination")]
@@ -110,9 +151,11 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     names = {
         "table": (*METHODS, *PARTS),
         "ablation": tuple(recipes()),
+        "tails": tuple(TAILS),
         "cifar": (*METHODS, *PARTS),
     }
-    noises = {"table": NOISES, "ablation": NOISES[-1:], "cifar": LABELS}
+    tails = ("instance:0.4", "semantic:0.3")
+    noises = {"table": NOISES, "ablation": NOISES[-1:], "tails": tails, "cifar": LABELS}
     return [
         Job(options.suite, name, noise, seed)
         for seed in options.seeds
@@ -129,9 +172,16 @@ def main() -> None:
         options.epochs = options.epochs or 20
         if not options.table and not (options.data and options.test):
             parser.error("--suite cifar needs --data and --test")
-    lab = Lab(options, how, figures, measured_by)
-    if not options.table:
-        lab.run_all(jobs(options))
+    with TemporaryDirectory() as folder:
+        train, test = long_tailed(Path(folder))
+
+        def tails(job: Job) -> list[str]:
+            return [str(train), "--test", str(test), "--noise", job.noise]
+
+        data = tails if options.suite == "tails" else None
+        lab = Lab(options, how, figures, measured_by, data)
+        if not options.table:
+            lab.run_all(jobs(options))
     suites = dict.fromkeys(row["suite"] for row in lab.rows)
     for suite in suites if options.table else (options.suite,):
         print(f"\n{suite}\n\n{table(lab.rows, suite)}")

@@ -64,6 +64,8 @@ class Lab:
     Args:
         options: `out`, `workers`, `epochs`, and for the suite "cifar" `data`, `test` and `limit`.
         how: the arguments of `labelwise fit` for the name of a job: its method or recipe.
+        data: the arguments of `labelwise fit` for the data of a job; None: digits with the noise,
+            and for the suite "cifar" part of CIFAR-10 with the labels of that name.
         figures: what a row takes from the lines of `metrics.jsonl`, beside `FIELDS`.
         measured_by: for the name of a run that trains as long as another one, the names of the run
             with its method and of that other run.
@@ -75,8 +77,10 @@ class Lab:
         how: Callable[[Job], list[str]],
         figures: Callable[[list[dict[str, Any]]], dict[str, Any]] = lambda lines: {},
         measured_by: Callable[[str], tuple[str, str]] = lambda name: (name, name),
+        data: Callable[[Job], list[str]] | None = None,
     ) -> None:
         self.options, self.how, self.figures = options, how, figures
+        self.data = data or self.digits_or_cifar
         self.measured_by = measured_by
         path = options.out
         self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
@@ -113,12 +117,7 @@ class Lab:
         Raises:
             RuntimeError: it failed.
         """
-        epochs, options = self.epochs(job), self.options
-        data = ["digits", "--noise", job.noise]
-        if job.suite == "cifar":
-            data = [str(options.data), "--label-column", job.noise, "--truth-column", "label"]
-            data += ["--test", str(options.test), "--limit", str(options.limit)]
-            data += ["--model", "small_resnet"]
+        epochs, data = self.epochs(job), self.data(job)
         how = self.how(job) + ([] if epochs is None else ["--epochs", str(epochs)])
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
@@ -132,6 +131,15 @@ class Lab:
         config = described["config"]
         row["settings"], row["schedule"] = config["settings"], config["schedule"]
         return row | {key: described[key] for key in ("versions", "hardware", "commit")}
+
+    def digits_or_cifar(self, job: Job) -> list[str]:
+        """The data of a job."""
+        if job.suite != "cifar":
+            return ["digits", "--noise", job.noise]
+        options = self.options
+        data = [str(options.data), "--label-column", job.noise, "--truth-column", "label"]
+        data += ["--test", str(options.test), "--limit", str(options.limit)]
+        return [*data, "--model", "small_resnet"]
 
     def epochs(self, job: Job) -> int | None:
         """Epochs of a job; None for those of the method."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,7 @@ from labelwise.training import memory
 from labelwise.training.checkpoint import Checkpoints
 from labelwise.training.division import Division
 from labelwise.training.evaluate import accuracy
+from labelwise.training.features import BANK
 from labelwise.training.folder import RunFolder
 from labelwise.training.journal import Journal
 from labelwise.training.loop import Trainer
@@ -282,7 +283,8 @@ def predict_memory(
         config.precision != "32-true",
         num_test=num_test,
     )
-    extras = extra_bytes(method, network, config.seed)
+    made = made_extras(method, network, config.seed)
+    extras = extra_bytes(made)
     parts["networks"] += extras
     parts["checkpoint"] += extras
     # Training is over by then: its activations are free again.
@@ -292,18 +294,21 @@ def predict_memory(
     # Those of all samples, and a copy of unit length; pre-training alone writes them at its end.
     mines = any(column.name == NEIGHBOURS for column in method.all_columns())
     copies = (3 if mines and config.devices > 1 else 2) if mines or alone else 0
+    if BANK in made:  # those of every network, and a copy of one that is searched
+        copies = max(copies, method.num_peers + 1 + (config.devices > 1))
     width = getattr(network.backbone, "num_features", 0)
     parts["features"] = copies * len(train) * width * 4
     return parts
 
 
-def extra_bytes(method: Method, network: nn.Module, seed: int) -> int:
-    """Bytes of the modules that a method keeps beside its networks: momentum encoder, queue.
-
-    They are made once to be measured, and thrown away.
-    """
+def made_extras(method: Method, network: nn.Module, seed: int) -> dict[str, nn.Module]:
+    """The modules that a method keeps beside its networks, made once to be measured."""
     with Draw(seed, phase="extras").forked("weights"):
-        made = method.extras(network)  # type: ignore[arg-type]
+        return method.extras(network)  # type: ignore[arg-type]
+
+
+def extra_bytes(made: Mapping[str, nn.Module]) -> int:
+    """Bytes of a method's further modules: momentum encoder, queue, hallucinator."""
     return sum(
         value.numel() * value.element_size()
         for module in made.values()

@@ -13,7 +13,7 @@ from labelwise.binding import bind, every_setting, resolve, start_notes
 from labelwise.config import RunConfig
 from labelwise.data.ledger import Column
 from labelwise.errors import UserError
-from labelwise.experiment import extra_bytes, predict_memory
+from labelwise.experiment import extra_bytes, made_extras, predict_memory
 from labelwise.methods import known_methods
 from labelwise.methods.ce import CrossEntropy
 from labelwise.methods.dividemix import DivideMix
@@ -371,7 +371,7 @@ def test_memory_counts_the_largest_part_and_the_modules_beside_the_networks() ->
         before = torch.random.get_rng_state()
         sizes[name] = predict_memory(resolve(run_config, data, run), data, run, network)
         assert torch.equal(torch.random.get_rng_state(), before)
-        extras = extra_bytes(run, network, seed=0)
+        extras = extra_bytes(made_extras(run, network, seed=0))
         weights = sum(p.numel() * p.element_size() for p in network.parameters())
         assert sizes[name]["networks"] == 2 * weights + extras
         assert (extras > weights / 2) == (name == "moco")
