@@ -76,6 +76,9 @@ class HallucinationSettings(DivideMixSettings):
         None, ge=1, description="hidden units; None: as many as features"
     )
     hallucinator_steps: int = Field(50, ge=1, description="steps of its training an epoch")
+    hallucinator_first_steps: int = Field(
+        500, ge=1, description="steps of its first training, from random weights"
+    )
     hallucinator_batch: int = Field(256, ge=2, description="pairs a step")
     hallucinator_lr: float = Field(1e-3, gt=0, description="its learning rate (Adam)")
     epoch_length: Length = Field(
@@ -370,20 +373,24 @@ class Hallucination(DivideMix):
                 found[name_of(number)] = Hallucinator(width, own.hallucinator_width or width)
         return found
 
+    def teaching(self, first: bool) -> TrainHallucinator:
+        """How the hallucinator is trained, the first time and later."""
+        own = self.settings
+        return TrainHallucinator(
+            own.hallucinator_first_steps if first else own.hallucinator_steps,
+            own.hallucinator_batch,
+            own.hallucinator_lr,
+            own.similarity_weight,
+            own.closeness,
+        )
+
     def divide(self, first: bool, scored: int) -> list[Phase]:
         """Score and fit as in DivideMix; then sort, teach the hallucinator, correct."""
         own = self.settings
         phases = super().divide(first, scored)
         phases.append(Phase("sort", SortOut(own.easy_quantile, own.easy_least)))
         if own.anchors == "hallucinated":
-            teach = TrainHallucinator(
-                own.hallucinator_steps,
-                own.hallucinator_batch,
-                own.hallucinator_lr,
-                own.similarity_weight,
-                own.closeness,
-            )
-            phases.append(Phase("hallucinate", teach))
+            phases.append(Phase("hallucinate", self.teaching(first)))
         if own.anchors != "none":
             correct = Correct(
                 own.anchors,
