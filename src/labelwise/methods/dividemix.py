@@ -27,6 +27,7 @@ from labelwise.training.deciding import Decide, Rule
 from labelwise.training.groups import Group, Groups, add_views
 from labelwise.training.method import Method, Phase, Problem, Step
 from labelwise.training.mixing import mix_groups
+from labelwise.training.ranks import Ranks
 from labelwise.training.sampling import Sampling, batch_rows, deal
 from labelwise.training.scoring import EARLY, FitMixture, Score
 from labelwise.training.steps import Supervised, mean_over_views
@@ -108,6 +109,28 @@ class Divided(Sampling):
         )
 
 
+def semi_supervised(
+    logits: Tensor, targets: Tensor, num_labelled: int, weight: float, ranks: Ranks
+) -> dict[str, Tensor]:
+    """The MixMatch loss of one classifier (arXiv 2002.07394, equations 9-12), as named terms.
+
+    Args:
+        logits: (B, K), the labelled rows first.
+        targets: soft targets (B, K).
+        num_labelled: how many rows are labelled.
+        weight: λ_u.
+        ranks: the prior is compared with the mean over all processes.
+    """
+    probability = logits.float().softmax(1)
+    labelled = soft_cross_entropy(logits[:num_labelled], targets[:num_labelled])
+    unlabelled = squared_error(probability[num_labelled:], targets[num_labelled:])
+    return {
+        "labelled": labelled.mean(),
+        "unlabelled": weight * unlabelled.mean(),
+        "prior": prior_penalty(ranks.mean(probability.mean(0))),
+    }
+
+
 @dataclass(frozen=True)
 class MixMatch(Step):
     """Co-guess, co-refine, MixUp and the MixMatch loss (arXiv 2002.07394, section 3.2).
@@ -162,13 +185,8 @@ class MixMatch(Step):
         inputs, targets = mix_groups(context, groups, coefficient)
         logits = context.logits(context.learner, inputs)
         size = len(groups["clean"].views) * len(groups["clean"].index)
-        probability = logits.float().softmax(1)
         weight = self.ramp * context.ledger.decisions["lambda_u"]
-        return {
-            "labelled": soft_cross_entropy(logits[:size], targets[:size]).mean(),
-            "unlabelled": weight * squared_error(probability[size:], targets[size:]).mean(),
-            "prior": prior_penalty(context.ranks.mean(probability.mean(0))),
-        }
+        return semi_supervised(logits, targets, size, weight, context.ranks)
 
 
 @dataclass(frozen=True)

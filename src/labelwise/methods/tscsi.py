@@ -12,13 +12,7 @@ from torch.nn import functional as F
 
 from labelwise.augment.mix import mix_coefficient
 from labelwise.data.ledger import Column
-from labelwise.losses.classification import (
-    negative_entropy,
-    one_hot,
-    prior_penalty,
-    soft_cross_entropy,
-    squared_error,
-)
+from labelwise.losses.classification import negative_entropy, one_hot, soft_cross_entropy
 from labelwise.losses.discrepancy import discrepancy
 from labelwise.methods.dividemix import (
     WINDOW,
@@ -27,6 +21,7 @@ from labelwise.methods.dividemix import (
     DivideMixSettings,
     MixMatch,
     WindowedMixture,
+    semi_supervised,
     settings_rule,
 )
 from labelwise.models.heads import HeadSpec, Linear
@@ -40,7 +35,6 @@ from labelwise.training.features import BANK, FeatureBank, bank_of
 from labelwise.training.groups import Groups, add_views
 from labelwise.training.method import Pass, Phase, Step
 from labelwise.training.mixing import mix_groups
-from labelwise.training.ranks import Ranks
 from labelwise.training.sampling import Sampling, batch_rows, deal
 from labelwise.training.scoring import EARLY, Score
 from labelwise.training.steps import Supervised
@@ -51,12 +45,15 @@ TWINS = "twins"
 DISTANCES = "recent_distances"
 """Ledger column: cosine distances (P, N, W) from the centre of the given class, newest last."""
 CONSISTENT = "consistent"
-"""Ledger column: P(the twins agree as on right labels) (P, N); 0 for samples far from the centre."""
+"""Ledger column: P(the twins agree as on right labels) (P, N); 0 for what is not central."""
 
 
 class TSCSISettings(DivideMixSettings):
-    """Settings of TSCSI. None means: chosen from the estimated noise rate, and said."""
+    """Settings of TSCSI. None means: DivideMix's choice from the estimated noise rate."""
 
+    lambda_u: float | None = Field(
+        25.0, ge=0, description="weight of the unlabelled loss (authors' code: 25 on CIFAR)"
+    )
     threshold: float | None = Field(
         0.3, gt=0, lt=1, description="a sample is central above it (authors' code: 0.3)"
     )
@@ -108,28 +105,6 @@ def twin_logits(context: Context, number: int) -> Tensor:
     with torch.no_grad():
         logits: Tensor = twins(bank_of(context).of(context, number))[:, 0]
     return logits
-
-
-def semi_supervised(
-    logits: Tensor, targets: Tensor, num_labelled: int, weight: float, ranks: Ranks
-) -> dict[str, Tensor]:
-    """DivideMix's loss of one classifier (arXiv 2002.07394, equations 9-12), as named terms.
-
-    Args:
-        logits: (B, K), the labelled rows first.
-        targets: soft targets (B, K).
-        num_labelled: how many rows are labelled.
-        weight: λ_u.
-        ranks: the prior is compared with the mean over all processes.
-    """
-    probability = logits.float().softmax(1)
-    labelled = soft_cross_entropy(logits[:num_labelled], targets[:num_labelled])
-    unlabelled = squared_error(probability[num_labelled:], targets[num_labelled:])
-    return {
-        "labelled": labelled.mean(),
-        "unlabelled": weight * unlabelled.mean(),
-        "prior": prior_penalty(ranks.mean(probability.mean(0))),
-    }
 
 
 @dataclass(frozen=True)
@@ -336,9 +311,9 @@ class TSCSI(DivideMix):
            the frequency of their label and divides by the batch size once more, which leaves the
            step next to nothing.
         6. Features learn to lessen the discrepancy within the same update, not in one after it.
-        7. Thresholds of 0.3 are the defaults of the authors' code for CIFAR. λ_u is DivideMix's by
-           the estimated noise (authors' code: 25 on CIFAR); the mixture is DivideMix's (10
-           iterations) in both stages (authors' code: 100 in the first, with a looser stop).
+        7. Thresholds of 0.3 and λ_u = 25 are the defaults of the authors' code for CIFAR. The
+           mixture is DivideMix's (10 iterations) in both stages (authors' code: 100 in the first,
+           with a looser stop).
         8. Those of `labelwise.methods.dividemix.DivideMix`.
     """
 
@@ -350,9 +325,7 @@ class TSCSI(DivideMix):
         "arXiv 2207.14476"
     )
     paper_numbers: ClassVar = {}
-    presets: ClassVar = {
-        "cifar10-instance": {"lambda_u": 25, "ramp_epochs": 16, "at_least": 0, "revive": 0}
-    }
+    presets: ClassVar = {"cifar10-instance": {"ramp_epochs": 16, "at_least": 0, "revive": 0}}
     Settings: ClassVar = TSCSISettings
     settings: TSCSISettings
     keeps_features: ClassVar[bool] = True

@@ -48,9 +48,11 @@ def centre_distance(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor
     Returns:
         (N) in [0, 2].
     """
-    similarity = F.normalize(features.float(), dim=1) @ centres.T
-    own = similarity.gather(1, labels[:, None])[:, 0]
-    return (1 - own).clamp_(0, 2)
+    directions, own = F.normalize(features.float(), dim=1), centres[labels]
+    # Half the squared chord is 1 - cos without the cancellation, where a mixture is fitted to
+    # distances that are all small. What has no direction (length 0) counts as orthogonal.
+    lengths = directions.square().sum(1).round() + own.square().sum(1).round()
+    return ((directions - own).square().sum(1) + 2 - lengths) / 2
 
 
 def consistency_by_class(
@@ -75,7 +77,7 @@ def consistency_by_class(
     consistent = torch.zeros(len(labels), device=labels.device)
     order = candidates[labels[candidates].argsort(stable=True)]
     sizes = torch.bincount(labels[candidates], minlength=num_classes).tolist()
-    for rows in order.split(sizes):
+    for rows in torch.split(order, sizes):
         if len(rows):
             consistent[rows] = family.fit(discrepancy[rows], single_mode=False).clean
     return consistent
