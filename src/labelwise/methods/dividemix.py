@@ -286,7 +286,6 @@ class DivideMix(Method):
     Settings = DivideMixSettings
     settings: DivideMixSettings
 
-    keeps_features: ClassVar[bool] = False
     decided: ClassVar[tuple[str, ...]] = ("lambda_u", "threshold", "loss_window")
 
     @property
@@ -334,6 +333,11 @@ class DivideMix(Method):
                 )
             )
         return phases
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether scoring keeps the features, for a relative that reads them."""
+        return False
 
     def sampling(self, judge: int) -> Sampling:
         """Which samples a network learns from, by the network that judges them."""

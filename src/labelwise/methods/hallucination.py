@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from labelwise.config import Schedule
 from labelwise.data.ledger import Column
 from labelwise.losses.hallucination import anchor_dissimilarity
-from labelwise.methods.dividemix import Divided, DivideMix, DivideMixSettings, MixMatch
+from labelwise.methods.dividemix import (
+    Divided,
+    DivideMix,
+    DivideMixSettings,
+    MixMatch,
+    settings_rule,
+)
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.models.network import Network
 from labelwise.selection.easy import easy_set
@@ -41,11 +48,16 @@ from labelwise.training.corrections import (
     TRUST,
     correction_columns,
 )
+from labelwise.training.deciding import Rule
 from labelwise.training.features import BANK, FeatureBank, bank_of
 from labelwise.training.groups import Group
-from labelwise.training.method import Pass, Phase
+from labelwise.training.method import Pass, Phase, Problem
 from labelwise.training.sampling import Sampling
 
+WARMUP = 0.5
+"""The warm-up, as a part of DivideMix's."""
+LAMBDA_U = 25.0
+"""Least weight of the unlabelled loss."""
 Anchors = Literal["hallucinated", "mixed", "easy", "none"]
 Length = Literal["easy", "labelled"]
 
@@ -240,8 +252,9 @@ class Correct(Pass):
         figures = {}
         for number in range(len(context.networks)):
             easy = easy_rows(context, number)
-            for name in (NEAR, FAR):
-                context.ledger.set(name, number, torch.full_like(context.ledger[name][number], -1))
+            for name, nothing in ((NEAR, -1), (FAR, -1), (CLOSENESS, 0), (SIMILARITY, 0)):
+                held = context.ledger[name][number]
+                context.ledger.set(name, number, torch.full_like(held, nothing))
             if is_possible(context, easy):
                 for name, value in self._correct(context, number, easy).items():
                     figures[f"{name}{suffix(context, number)}"] = value
@@ -340,8 +353,53 @@ class SortedMixMatch(MixMatch):
         return context.ledger[TARGET][judge][index], context.ledger[TRUST][judge][index]
 
 
+def hallucination_rule(rate: float, num_classes: int) -> dict[str, float]:
+    """DivideMix's settings, with λ_u = 25 at least: what is not labelled is what is hard.
+
+    DivideMix leaves the unlabelled side out at an estimated noise rate below 30 %. Labels that
+    are wrong in a plausible way look right to the losses, so that this rate is too low for them.
+    """
+    decisions = settings_rule(rate, num_classes)
+    return {**decisions, "lambda_u": max(LAMBDA_U, decisions["lambda_u"])}
+
+
 class Hallucination(DivideMix):
-    """One network, easy samples, and anchors between them that tell the labels of the hard ones."""
+    """One network, easy samples, and anchors between them that tell the labels of the hard ones.
+
+    A small loss means that a sample is easy, not that its label is right: what is hard and rightly
+    labelled is thrown away by every method that goes by the loss, and that is where wrong labels
+    that depend on the sample are. After a warm-up every epoch does this:
+
+    1. *Easy set.* Losses of all samples, a two-component mixture w over them, and of every class
+       the samples of lowest loss (`labelwise.selection.easy`). All others are hard.
+    2. *Hallucinator.* From the features s_a, s_b of two easy samples of different classes it makes
+       an anchor s: L = CE(classifier(s), y_a) + λ_s L_sim, where L_sim (`losses.hallucination`)
+       places the anchor between both, λ_p in [0.5, 1] nearer to s_a. The classifier is held still.
+    3. *Correction.* Every anchor looks for the hard sample that is nearest to it by cosine. The
+       more similar half of the anchors is valid. A hard sample with valid anchors takes the label
+       that most of its K_a most similar ones have (`labelwise.selection.votes`).
+    4. *Semi-supervised learning.* MixMatch (DivideMix's, of one network) with easy and corrected
+       samples as labelled: the label counts w, or the share of the votes. The other hard samples
+       are unlabelled.
+
+    There is no public code, and the sources give an outline. Differences from the paper, or what
+    it leaves open and was decided here (each is a setting):
+        1. A class gives its lowest losses up to n_e, the median over the classes of the number of
+           trusted labels. A class of which hardly any label is trusted gives half of the mean
+           share of its own size all the same, a class of any size at least one sample; the run
+           says so. The paper states imbalance as its limit.
+        2. λ_p is drawn for every pair and told to the hallucinator; L_sim is in
+           `labelwise.losses.hallucination`. It is trained with Adam, long in the first epoch and
+           briefly in later ones, on pairs drawn anew; five anchors vote for every easy sample.
+        3. The threshold of a valid anchor is a quantile of the similarities, so that it means the
+           same for every backbone.
+        4. Samples that are not easy only because their class had its quota are hard ones too: the
+           anchors may give them their label back.
+        5. λ_u (at least 25), the threshold on w and the window of losses follow from the estimated
+           noise rate as in DivideMix, whose numbered differences hold here too.
+        6. The warm-up is half as long as DivideMix's.
+        7. Two networks (`num_networks=2`) sort and correct for each other.
+    """
 
     name = "hallucination"
     summary = "one network; anchors between easy samples correct the labels of hard ones"
@@ -353,12 +411,29 @@ class Hallucination(DivideMix):
     presets: ClassVar = {}
     Settings: ClassVar = HallucinationSettings
     settings: HallucinationSettings
-    keeps_features: ClassVar[bool] = True
 
     @property
     def num_peers(self) -> int:
         """One; two in an ablation."""
         return self.settings.num_networks
+
+    @property
+    def keeps_features(self) -> bool:
+        """Anchors are made of them."""
+        return self.settings.anchors != "none"
+
+    def with_warmup(self, schedule: Schedule, problem: Problem) -> Schedule:
+        """Half of DivideMix's: wrong labels that look right are learnt early."""
+        plan = super().with_warmup(schedule, problem)
+        return plan.override({"warmup": max(1, round(WARMUP * plan.warmup))})
+
+    def default_schedule(self, problem: Problem) -> Schedule:
+        """DivideMix's, with that warm-up."""
+        return self.with_warmup(super().default_schedule(problem), problem)
+
+    def rule(self) -> Rule:
+        """DivideMix's, but the unlabelled side always counts."""
+        return hallucination_rule
 
     def columns(self) -> tuple[Column, ...]:
         """DivideMix's, and what became of every sample."""
@@ -367,6 +442,8 @@ class Hallucination(DivideMix):
     def extras(self, network: Network) -> dict[str, nn.Module]:
         """The hallucinators, and the features that scoring leaves for them."""
         own, width = self.settings, network.backbone.num_features
+        if not self.keeps_features:
+            return {}
         found: dict[str, nn.Module] = {BANK: FeatureBank()}
         if own.anchors == "hallucinated":
             for number in range(self.num_peers):

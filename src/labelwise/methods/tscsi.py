@@ -328,7 +328,11 @@ class TSCSI(DivideMix):
     presets: ClassVar = {"cifar10-instance": {"ramp_epochs": 16, "at_least": 0, "revive": 0}}
     Settings: ClassVar = TSCSISettings
     settings: TSCSISettings
-    keeps_features: ClassVar[bool] = True
+
+    @property
+    def keeps_features(self) -> bool:
+        """Both stages read them."""
+        return True
 
     def columns(self) -> tuple[Column, ...]:
         """The last distances, what the twins agree on, and the first losses to show."""

@@ -82,4 +82,5 @@ def share(part: Tensor, whole: Tensor) -> Tensor:
 
 def largest(values: Tensor, fraction: float) -> Tensor:
     """The value from which on the largest `fraction` of values (M) lie, M > 0."""
-    return values.kthvalue(max(1, round((1 - fraction) * len(values)))).values
+    count = max(1, round(fraction * len(values)))
+    return values.kthvalue(len(values) - count + 1).values
