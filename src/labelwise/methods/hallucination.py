@@ -428,8 +428,9 @@ class Hallucination(DivideMix):
         return plan.override({"warmup": max(1, round(WARMUP * plan.warmup))})
 
     def default_schedule(self, problem: Problem) -> Schedule:
-        """DivideMix's, with that warm-up."""
-        return self.with_warmup(super().default_schedule(problem), problem)
+        """As many epochs after the warm-up as DivideMix has."""
+        plan = Schedule.scaled(problem.num_samples, problem.kind, iterations=1750)
+        return self.with_warmup(plan, problem)
 
     def rule(self) -> Rule:
         """DivideMix's, but the unlabelled side always counts."""
