@@ -310,3 +310,86 @@ def with_masks(
         arrays["masks_focus"] = focus.astype(np.float32)
     np.savez_compressed(run / "evidence.npz", **arrays)
     return run
+
+
+def with_hardness(run: Path, anchors: str = "hallucinated", networks: int = 1) -> Path:
+    """Add what a run of anchor hallucination holds.
+
+    The first four samples are in no state, since another label was trained on there. Up to 14
+    samples are shown, the last of them with half of the votes; on the first voted two more anchors
+    than are kept.
+
+    Args:
+        run: the folder.
+        anchors: what voted: "hallucinated", "mixed", "easy" or "none".
+        networks: of the run; two have figures under two names.
+    """
+    random = np.random.default_rng(6)
+    described = json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]
+    with np.load(run / "evidence.npz") as file:
+        arrays = dict(file)
+    number, classes = len(arrays["loss"]), [str(name) for name in described["classes"]]
+    table = pd.read_parquet(run / "labels.parquet")
+    given = np.array([classes.index(name) for name in table.given_label])
+    looks = np.array([classes.index(name) for name in table.suggested_label])
+    state = np.where(
+        given == looks, random.choice([1, 1, 2], number), random.choice([2, 3], number)
+    )
+    state[np.flatnonzero(state == 2)[:6]] = 3  # confirmed
+    state[:4] = 0
+    if anchors == "none":
+        state[state == 3] = 2
+    corrected = np.flatnonzero(state == 3)
+    target = np.where(state == 3, looks, given)
+    trust = np.select([state == 1, state == 3], [0.9, 1.0], 0.0)
+    changed = corrected[looks[corrected] != given[corrected]]
+    shown = changed[:14]
+    trust[shown[-1:]] = 0.5
+    easy = np.flatnonzero(state == 1)
+    near = random.choice(easy, (len(shown), 4))
+    near[:, 3] = np.where(np.arange(len(shown)) % 2, near[:, 3], -1)
+    far = np.full_like(near, -1) if anchors == "easy" else random.choice(easy, near.shape)
+    far[near < 0] = -1
+    voters = np.unique(np.concatenate([near, far])[np.concatenate([near, far]) >= 0])
+    points = np.flatnonzero(state > 0)
+    voted = np.repeat(corrected, 2)
+    own: dict[str, Any] = {
+        "state": state.astype(np.uint8),
+        "target": np.where(state > 0, target, -1).astype(np.int8),
+        "trust": trust.astype(np.float16),
+        "anchors": np.array(anchors),
+        "rows": shown,
+        "voters": (near >= 0).sum(1) + 2 * (np.arange(len(shown)) == 0),
+        "near": near,
+        "far": far,
+        "near_labels": np.where(near < 0, -1, target[shown][:, None]),
+        "far_labels": np.where(far < 0, -1, given[far]),
+        "closeness": np.where(near < 0, 0, random.uniform(0.5, 1, near.shape)).astype("f4"),
+        "similarity": np.where(near < 0, 0, random.uniform(0.5, 1, near.shape)).astype("f4"),
+        "points": random.random((len(points) + len(voted), 2), dtype=np.float32),
+        "point_rows": points,
+        "anchor_rows": voted,
+        "anchor_labels": target[voted],
+    }
+    if described["kind"] == "images":
+        size = tuple(described["shape"])
+        own["images"] = random.integers(0, 255, (len(shown), *size), dtype=np.uint8)
+        own["voter_rows"] = voters
+        own["voter_images"] = random.integers(0, 255, (len(voters), *size), dtype=np.uint8)
+    arrays |= {f"hardness_{name}": values for name, values in own.items()}
+    np.savez_compressed(run / "evidence.npz", **arrays)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for epoch, row in enumerate(rows[1:]):  # the first is a warm-up
+        for end in ("",) if networks == 1 else ("_0", "_1"):
+            row[f"easy{end}"] = 0.6 - 0.02 * epoch
+            row[f"anchor_cross_entropy{end}"] = 0.3 / (1 + epoch)
+            row[f"anchor_dissimilarity{end}"] = 0.12
+            if anchors != "none":
+                row |= {f"corrected{end}": 0.1 + 0.02 * epoch, f"vote_share{end}": 0.97}
+                row[f"anchor_similarity_least{end}"] = 0.9
+        if described["truth_known"]:
+            row |= {"labelled_right": 0.9, "easy_right": 0.95, "hard_clean_kept": 0.7}
+            row |= {"corrected_right": 0.9 + 0.02 * epoch} if anchors != "none" else {}
+            row |= {"wrong_mended": 0.3}
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    return run

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from labelwise.audit.evidence import reach_verdicts
+from labelwise.audit.hardness import Sorting, hardness_arrays
 from labelwise.audit.masks import mask_arrays
 from labelwise.audit.observed import Observer
 from labelwise.audit.outcome import (
@@ -157,11 +158,20 @@ def finish(
             prepared.planted,
             config.seed,
         )
-    table = labels_table(train, found, truth)
+        sorting = Sorting.of(trainer.ledger, prepared.planted)
+        hardness = hardness_arrays(
+            sorting,
+            trainer.ledger,
+            trainer.plain[0],
+            trainer.store,
+            trainer.extras.values(),
+            config.seed,
+        )
+    table = labels_table(train, found, truth, sorting)
     write_table(table, folder.labels)
     write_table(table, folder.labels.with_suffix(".csv"))
     arrays = evidence_arrays(train, found, truth, early_losses(trainer.ledger, prepared.planted))
-    arrays |= masks
+    arrays |= masks | hardness
     write_atomically(folder.evidence, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     if len(train) * train.num_classes <= MOST_PROBABILITIES:
         rows = torch.arange(len(train))

@@ -19,6 +19,7 @@ from report_runs import (
     judged_elsewhere,
     staged,
     with_early_losses,
+    with_hardness,
     with_masks,
     write_full_run,
     write_run,
@@ -244,6 +245,45 @@ def test_pictures_of_masks_are_seen(
     assert tab.run("document.querySelectorAll('#looks figure.chart svg[role=img]').length") == 1
     assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
     assert tab.complaints() == []
+    tab.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("kind", ["images", "embeddings", "easy"])
+def test_voters_and_the_picture_of_the_features_are_seen(
+    browser: Chromium, tmp_path: Path, kind: str, width: int
+) -> None:
+    shape = (16,) if kind == "embeddings" else (3, 8, 8)
+    ids = [f"{HOSTILE[k % len(HOSTILE)]}{'~' * (k // len(HOSTILE))}" for k in range(200)]
+    run = write_full_run(tmp_path, classes=CLASSES, ids=ids, shape=shape)
+    with_hardness(run, anchors="easy" if kind == "easy" else "hallucinated")
+    write_report(run)
+    dark = (kind == "images") == (width == WIDTHS[0])
+    tab = browser.open((run / "report.html").as_uri(), width, dark=dark)
+    tab.run("[...document.querySelectorAll('details')].forEach((d) => d.open = true)")
+    assert tab.run("document.querySelectorAll('#hardness .card').length") == 14
+    pictures = "[...document.querySelectorAll('#hardness img')]"
+    assert bool(tab.run(f"{pictures}.length")) == (kind != "embeddings")
+    assert tab.run(f"{pictures}.every((i) => i.complete && i.naturalWidth && i.alt)")
+    inside = "((b) => b.width > 0 && b.left >= 0 && b.right <= window.innerWidth)"
+    parts = "img, .votes li, .origin, .track, svg[role=img], .points path, .points text"
+    drawn = f"[...document.querySelectorAll('#hardness :is({parts})')]"
+    bounds = f"{drawn}.map((i) => i.getBoundingClientRect())"
+    assert tab.run(f"{bounds}.every({inside})")
+    apart = (
+        "((li) => [...li.children].every((e, k, all) => !k || e.getBoundingClientRect().left >="
+        " all[k - 1].getBoundingClientRect().right - 1))"
+    )
+    assert tab.run(f"[...document.querySelectorAll('#hardness .votes li')].every({apart})")
+    colours = (
+        "[...document.querySelectorAll('#hardness .points path')]"
+        ".map((p) => getComputedStyle(p)).map((s) => s.fill + s.stroke)"
+    )
+    assert len(set(tab.run(colours))) == 4
+    assert len(shown(tab)) == 24  # the cards of doubtful labels are others
+    assert tab.run("document.documentElement.scrollWidth <= window.innerWidth")
+    assert tab.complaints() == []
+    assert tab.requests() == {(run / "report.html").as_uri()}
     tab.close()
 
 

@@ -44,6 +44,12 @@ SPECS = {
     "sanm+ce": ("sanm+ce", MASKS),
     "sanm+dividemix": ("sanm+dividemix", {**MASKS, "lambda_u": 25.0}),
     "sanm+coteaching": ("sanm+coteaching", {**MASKS, "noise_rate": 0.4, "ramp_epochs": 1}),
+    "hallucination": ("hallucination", {"lambda_u": 25.0, "num_networks": 2}),
+    # Few easy samples and anchors on straight lines: a quarter of all labels is voted on.
+    "sanm+hallucination": (
+        "sanm+hallucination",
+        {**MASKS, "lambda_u": 25.0, "anchors": "mixed", "easy_quantile": 0, "easy_least": 0.2},
+    ),
     "scan>scanmix": (
         "scanmix",
         {

@@ -53,6 +53,12 @@ MASKED = {
     "checkpoint_every": 0,
     "threads": 1,
 }
+ANCHORS = {
+    **RUN,
+    "method": "hallucination",
+    "settings": {"lambda_u": 25.0, "anchors_per_sample": 10, "hallucinator_steps": 20},
+    "epochs": 4,
+}
 SCRIPT = """
 import json, sys, labelwise
 out, limit, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -209,6 +215,26 @@ def test_killed_in_every_stage_of_scanmix(tmp_path: Path, seed: int) -> None:
     total = commits(whole)
     process = begin(out, limit, resume=False, options=STAGES)
     for after in sorted(draw.sample(range(1, total - 2), 10)):
+        status = stop(process, out, max(after, commits(out)), 0.05 * draw.random(), signal.SIGKILL)
+        assert status == -signal.SIGKILL
+        process = begin(out, limit, resume=True)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+    assert_same_run(out, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_between_sorting_and_correcting(tmp_path: Path, seed: int) -> None:
+    """The features of the scoring pass are no state, the hallucinator and what it sorted are."""
+    limit, draw = 200, random.Random(seed)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    labelwise.fit("digits", limit=limit, out=whole, **ANCHORS)
+    rows = rows_without_times(whole / "metrics.jsonl")
+    assert all(row["corrected"] > 0 for row in rows[1:]), "nothing was corrected"
+    total = commits(whole)
+    process = begin(out, limit, resume=False, options=ANCHORS)
+    for after in sorted(draw.sample(range(1, total - 2), 6)):
         status = stop(process, out, max(after, commits(out)), 0.05 * draw.random(), signal.SIGKILL)
         assert status == -signal.SIGKILL
         process = begin(out, limit, resume=True)

@@ -36,6 +36,27 @@ KEPT = (
     "The share of the pairs of similar samples that the networks put into the same class: only "
     "these are pulled into one cluster, the others are more likely of different classes."
 )
+SORTED = (
+    "Easy samples are believed, corrected ones take the label of a vote; the rest is learnt from "
+    "without its label."
+)
+CHECKED = (
+    "Right among the easy and among the corrected labels; and of the quarter of rightly labelled "
+    "samples that were hardest after the warm-up, how many are learnt from with their label."
+)
+DIVIDED = (
+    "Right among the labels that are learnt from; of the wrong ones, how many were replaced by the "
+    "right one; and of the quarter of rightly labelled samples that were hardest after the "
+    "warm-up, how many are learnt from with their label."
+)
+TAUGHT = (
+    "How surely the classifier names the anchors as it should (cross entropy), and how far they "
+    "are from where they should lie between their two samples (dissimilarity): lower is better."
+)
+VOTED = (
+    "The share of a sample's anchors that agree with the label it takes, and the similarity from "
+    "which an anchor may vote."
+)
 
 
 def stage_charts(run: RunFiles) -> list[Chart]:
@@ -88,9 +109,77 @@ def curves(run: RunFiles) -> list[Chart]:
         ),
         lines_chart("Training loss by term", _first(training), epochs, "loss term (weighted)"),
         lines_chart("Clustering loss by term", _first(clustering), epochs, "loss term (weighted)"),
+        *_anchors(rows),
+        None if _sorts(rows) else _divided(rows),
         lines_chart("Time by phase", _seconds(rows), epochs, "seconds per epoch"),
     )
     return [chart for chart in charts if chart is not None]
+
+
+def sorting_charts(run: RunFiles) -> list[Chart]:
+    """How many samples were easy and corrected by epoch, and how many of those were right."""
+    rows = main_rows(run)
+    shares = _by_network(rows, "easy", "easy") | _by_network(rows, "corrected", "corrected")
+    checked = {
+        "easy, right": _column(rows, "easy_right"),
+        "corrected, right": _column(rows, "corrected_right"),
+        "hard but right, used": _column(rows, "hard_clean_kept"),
+    }
+    charts = (
+        _from_first("Easy and corrected samples", shares, rows, "share of samples", SORTED),
+        _from_first("By the true labels", checked, rows, "share", CHECKED),
+    )
+    return [chart for chart in charts if chart is not None]
+
+
+def _sorts(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the method sorts samples into easy, hard and corrected ones."""
+    return any("easy" in row or "easy_0" in row for row in rows)
+
+
+def _divided(rows: Sequence[dict[str, Any]]) -> Chart | None:
+    """What the division is worth by the true labels."""
+    names = {
+        "labelled_right": "right among those learnt from",
+        "wrong_mended": "wrong labels mended",
+        "hard_clean_kept": "hard but right, used",
+    }
+    columns = {words: _column(rows, name) for name, words in names.items()}
+    if not np.any(np.nan_to_num(columns["wrong labels mended"])):
+        del columns["wrong labels mended"]
+    return _from_first("The division by the true labels", columns, rows, "share", DIVIDED)
+
+
+def _anchors(rows: Sequence[dict[str, Any]]) -> list[Chart | None]:
+    """How the anchors are learnt, and how they vote."""
+    taught = _by_network(rows, "anchor_cross_entropy", "cross entropy") | _by_network(
+        rows, "anchor_dissimilarity", "dissimilarity"
+    )
+    voted = _by_network(rows, "vote_share", "share of the votes") | _by_network(
+        rows, "anchor_similarity_least", "least similarity"
+    )
+    return [
+        _from_first("How anchors are learnt", taught, rows, "loss term", TAUGHT, percent=False),
+        _from_first("How anchors vote", voted, rows, "0 to 1", VOTED, percent=False),
+    ]
+
+
+def _from_first(
+    title: str,
+    columns: Mapping[str, list[float]],
+    rows: Sequence[dict[str, Any]],
+    y_label: str,
+    note: str,
+    percent: bool = True,
+) -> Chart | None:
+    """A chart of figures that the warm-up does not have."""
+    known = np.isfinite(np.array(list(columns.values()), dtype=float).reshape(-1, len(rows)))
+    places = np.flatnonzero(known.any(0))
+    if not len(places):
+        return None
+    shown = {name: values[places[0] :] for name, values in columns.items()}
+    epochs = own_epochs(rows)[places[0] :]
+    return lines_chart(title, shown, epochs, y_label, percent=percent, note=note)
 
 
 def _judged(rows: Sequence[dict[str, Any]], prefix: str = "") -> list[Chart | None]:

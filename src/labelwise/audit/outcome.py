@@ -17,6 +17,7 @@ from labelwise.audit.fusion import (
     right_by_chance,
     true_reliability,
 )
+from labelwise.audit.hardness import Sorting
 from labelwise.audit.with_cleanlab import ranking_figures
 from labelwise.data.dataset import Dataset, Truth
 from labelwise.data.ledger import Ledger
@@ -27,10 +28,13 @@ from labelwise.training.scoring import EARLY
 GRID = 200
 
 
-def labels_table(data: Dataset, found: Verdicts, truth: Truth | None) -> pd.DataFrame:
+def labels_table(
+    data: Dataset, found: Verdicts, truth: Truth | None, sorting: Sorting | None = None
+) -> pd.DataFrame:
     """The audit as one row per training sample, in the order of the data.
 
-    A sample that belongs to no class (planted open-set noise) has no `true_label`.
+    A sample that belongs to no class (planted open-set noise) has no `true_label`. Methods that
+    sort samples add what became of each (`sorting`).
     """
     names = np.asarray([*data.classes, None], dtype=object)
     columns: dict[str, Any] = {
@@ -44,6 +48,8 @@ def labels_table(data: Dataset, found: Verdicts, truth: Truth | None) -> pd.Data
     }
     if truth is not None:
         columns["true_label"] = names[truth.labels.numpy()]
+    if sorting is not None:
+        columns |= sorting.columns(data.classes)
     return pd.DataFrame(columns)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from labelwise.audit import curves, facts, figures, tallies
 from labelwise.audit.cards import build_cards
 from labelwise.audit.copies import build_copies
+from labelwise.audit.corrected import build_hardness
 from labelwise.audit.early import early_figure
 from labelwise.audit.looks import build_looks
 from labelwise.audit.run_files import RunFiles, read_run
@@ -38,6 +39,11 @@ COLUMNS = {
     "suggestion_confidence": "probability that the suggested label is right, 0 to 1",
     "is_suspect": "True where the label looks wrong (quality below 0.5)",
     "true_label": "the true label; empty where the sample is of none of the classes",
+}
+SORTING_COLUMNS = {
+    "state": "in the last epoch: easy (label believed), corrected (by a vote), hard (not used)",
+    "corrected_label": "what anchors between easy samples vote for; empty where nothing was voted",
+    "vote_share": "share of the votes for it, 0 to 1; empty where nothing was voted",
 }
 EXTERNAL_COLUMNS = {"predicted_label": "most probable class by the probabilities that were given"}
 
@@ -91,6 +97,7 @@ def render(run: RunFiles, beside: RunFiles | None = None) -> str:
         loss=figures.loss_figure(run),
         early=early_figure(run, beside),
         looks=build_looks(run),
+        hardness=build_hardness(run),
         trained=bool(run.epochs),
         external=bool(run.described.get("external")),
         curves=curves.curves(run) if run.epochs else [],
@@ -129,6 +136,8 @@ def _columns(run: RunFiles) -> dict[str, str]:
     columns = dict(COLUMNS)
     if run.labels.truth is None:
         del columns["true_label"]
+    if run.has("hardness_state"):
+        columns |= SORTING_COLUMNS
     if run.described.get("external"):
         columns |= EXTERNAL_COLUMNS
     if "suspect_threshold" in run.summary:
