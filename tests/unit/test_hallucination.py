@@ -20,7 +20,7 @@ from labelwise.data.ledger import Column, Ledger
 from labelwise.errors import UserError
 from labelwise.experiment import inspector
 from labelwise.methods import parse_method
-from labelwise.methods.dividemix import DivideMix
+from labelwise.methods.dividemix import DivideMix, settings_rule
 from labelwise.methods.hallucination import (
     Correct,
     Hallucination,
@@ -28,6 +28,7 @@ from labelwise.methods.hallucination import (
     SortedMixMatch,
     SortOut,
     TrainHallucinator,
+    hallucination_rule,
 )
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.selection.easy import EasySet, easy_set
@@ -47,7 +48,7 @@ from labelwise.training.corrections import (
 from labelwise.training.division import Division
 from labelwise.training.features import BANK, FeatureBank
 from labelwise.training.loop import Interrupted, Trainer
-from labelwise.training.method import BASE_COLUMNS, Method
+from labelwise.training.method import BASE_COLUMNS, Method, Problem
 from labelwise.training.scoring import EARLY, Score
 from support import (
     assert_same_tensors,
@@ -247,6 +248,38 @@ def test_further_modules_only_where_they_are_needed(anchors: str, num_networks: 
     assert score.features == (anchors != "none"), "features are kept that nobody reads"
     wide = bound(Hallucination(), DATA).extras(smooth_network(DATA))["hallucinator_0"]
     assert cast(Hallucinator, wide).layers[0].out_features == 6, "as many as features"
+
+
+@pytest.mark.parametrize("spec", ["hallucination", "sanm+hallucination"])
+def test_warmup_is_half_of_that_of_dividemix(spec: str) -> None:
+    """Once, however the schedule is changed; as many epochs as DivideMix has are left after it."""
+    for num in (1438, 50_000):
+        problem = Problem(num, 10, "images", (1, 8, 8))
+        for changes in ({}, {"epochs": 20}, {"epochs": 2}, {"epochs": 20, "warmup": 7}):
+            ours, theirs = (
+                parse_method(name, {}).bind(problem, changes).schedule
+                for name in (spec, "dividemix")
+            )
+            if "warmup" in changes:
+                assert ours.warmup == 7
+            else:
+                assert abs(ours.warmup - max(1.0, theirs.warmup / 2)) <= 0.5
+            if not changes:
+                left = [plan.epochs - plan.warmup for plan in (ours, theirs)]
+                assert abs(left[0] - left[1]) <= 1
+
+
+def test_unlabelled_side_always_counts() -> None:
+    for rate in (0.0, 0.1, 0.29, 0.3, 0.5, 0.8):
+        for num_classes in (10, 100):
+            theirs = settings_rule(rate, num_classes)
+            ours = hallucination_rule(rate, num_classes)
+            assert ours.pop("lambda_u") == max(25.0, theirs.pop("lambda_u"))
+            assert ours == theirs
+    method = bound(Hallucination(lambda_u=0.0), DATA, epochs=3, warmup=1)
+    decide = step_of(method, 1, "decide")
+    assert decide.rule is hallucination_rule
+    assert dict(decide.given) == {"lambda_u": 0.0}, "the user's value wins"
 
 
 def test_length_of_an_epoch_follows_the_easy_or_the_labelled_samples() -> None:

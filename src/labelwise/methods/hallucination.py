@@ -19,7 +19,6 @@ from labelwise.methods.dividemix import (
     DivideMix,
     DivideMixSettings,
     MixMatch,
-    settings_rule,
 )
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.models.network import Network
@@ -48,7 +47,6 @@ from labelwise.training.corrections import (
     TRUST,
     correction_columns,
 )
-from labelwise.training.deciding import Rule
 from labelwise.training.features import BANK, FeatureBank, bank_of
 from labelwise.training.groups import Group
 from labelwise.training.method import Pass, Phase, Problem
@@ -56,8 +54,6 @@ from labelwise.training.sampling import Sampling
 
 WARMUP = 0.5
 """The warm-up, as a part of DivideMix's."""
-LAMBDA_U = 25.0
-"""Least weight of the unlabelled loss."""
 Anchors = Literal["hallucinated", "mixed", "easy", "none"]
 Length = Literal["easy", "labelled"]
 
@@ -83,7 +79,7 @@ class HallucinationSettings(DivideMixSettings):
     closeness: float | None = Field(
         None, ge=0, le=1, description="λ_p, how near to the own class; None: from U(0.5, 1)"
     )
-    similarity_weight: float = Field(1.0, ge=0, description="λ_s, weight of L_sim")
+    similarity_weight: float = Field(20.0, ge=0, description="λ_s, weight of L_sim")
     hallucinator_width: int | None = Field(
         None, ge=1, description="hidden units; None: as many as features"
     )
@@ -353,16 +349,6 @@ class SortedMixMatch(MixMatch):
         return context.ledger[TARGET][judge][index], context.ledger[TRUST][judge][index]
 
 
-def hallucination_rule(rate: float, num_classes: int) -> dict[str, float]:
-    """DivideMix's settings, with λ_u = 25 at least: what is not labelled is what is hard.
-
-    DivideMix leaves the unlabelled side out at an estimated noise rate below 30 %. Labels that
-    are wrong in a plausible way look right to the losses, so that this rate is too low for them.
-    """
-    decisions = settings_rule(rate, num_classes)
-    return {**decisions, "lambda_u": max(LAMBDA_U, decisions["lambda_u"])}
-
-
 class Hallucination(DivideMix):
     """One network, easy samples, and anchors between them that tell the labels of the hard ones.
 
@@ -395,8 +381,8 @@ class Hallucination(DivideMix):
            same for every backbone.
         4. Samples that are not easy only because their class had its quota are hard ones too: the
            anchors may give them their label back.
-        5. λ_u (at least 25), the threshold on w and the window of losses follow from the estimated
-           noise rate as in DivideMix, whose numbered differences hold here too.
+        5. λ_u, the threshold on w and the window of losses follow from the estimated noise rate
+           as in DivideMix, whose numbered differences hold here too.
         6. The warm-up is half as long as DivideMix's.
         7. Two networks (`num_networks=2`) sort and correct for each other.
     """
@@ -431,10 +417,6 @@ class Hallucination(DivideMix):
         """As many epochs after the warm-up as DivideMix has."""
         plan = Schedule.scaled(problem.num_samples, problem.kind, iterations=1750)
         return self.with_warmup(plan, problem)
-
-    def rule(self) -> Rule:
-        """DivideMix's, but the unlabelled side always counts."""
-        return hallucination_rule
 
     def columns(self) -> tuple[Column, ...]:
         """DivideMix's, and what became of every sample."""
