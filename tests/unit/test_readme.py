@@ -26,7 +26,7 @@ from labelwise.pretraining import known_pretraining
 from labelwise.recipes import known_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/guide.md", "docs/audit.md", "docs/sanm.md")
+PAGES = ("README.md", "docs/guide.md", "docs/audit.md", "docs/sanm.md", "docs/hallucination.md")
 COLUMNS = {
     "given_label",
     "label_quality",
