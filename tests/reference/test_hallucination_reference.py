@@ -24,14 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from labelwise.data.dataset import Dataset
 from labelwise.losses.hallucination import anchor_dissimilarity
-from labelwise.methods.hallucination import (
-    Correct,
-    Hallucination,
-    SortedMixMatch,
-    SortOut,
-    TrainHallucinator,
-    name_of,
-)
+from labelwise.methods.hallucination import Hallucination, SortedMixMatch
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.rng import Draw
 from labelwise.selection.easy import easy_set
@@ -45,6 +38,7 @@ from labelwise.training.anchors import (
     nearest_hard,
 )
 from labelwise.training.context import Context
+from labelwise.training.correcting import Correct, SortOut, TrainHallucinator, name_of
 from labelwise.training.corrections import (
     CLOSENESS,
     CORRECTED,
@@ -273,18 +267,22 @@ def slow_dissimilarity(s: list[float], a: list[float], b: list[float], closeness
 
 
 def slow_anchor(module: Hallucinator, a: Tensor, b: Tensor, closeness: float) -> list[float]:
-    """The perceptron, unit by unit, on [s_a, s_b] in units of the features' size, and λ_p."""
+    """The perceptron, unit by unit, on both features weighed by λ_p, in units of their size."""
     first, _, second = module.layers
     scale = float(module.scale)
-    joined = [float(v) / scale for v in (*a, *b)] + [(closeness - 0.75) / 0.25]
+    weighed = [closeness * float(v) for v in a], [(1 - closeness) * float(v) for v in b]
+    joined = [2 * v / scale for v in (*weighed[0], *weighed[1])] + [(closeness - 0.75) / 0.25]
     hidden = [
         max(0.0, sum(w * x for w, x in zip(line, joined, strict=True)) + bias)
         for line, bias in zip(first.weight.tolist(), first.bias.tolist(), strict=True)
     ]
-    return [
+    learnt = [
         scale * (sum(w * x for w, x in zip(line, hidden, strict=True)) + bias)
         for line, bias in zip(second.weight.tolist(), second.bias.tolist(), strict=True)
     ]
+    if not module.skip:
+        return learnt
+    return [x + y + z for x, y, z in zip(learnt, *weighed, strict=True)]
 
 
 def made(num_features: int, width: int, seed: int = 0) -> Hallucinator:

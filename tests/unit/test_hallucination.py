@@ -20,18 +20,11 @@ from labelwise.data.ledger import Column, Ledger
 from labelwise.errors import UserError
 from labelwise.experiment import inspector
 from labelwise.methods import parse_method
-from labelwise.methods.dividemix import DivideMix, settings_rule
-from labelwise.methods.hallucination import (
-    Correct,
-    Hallucination,
-    Sorted,
-    SortedMixMatch,
-    SortOut,
-    TrainHallucinator,
-    hallucination_rule,
-)
+from labelwise.methods.dividemix import DivideMix
+from labelwise.methods.hallucination import Hallucination, Sorted, SortedMixMatch
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.selection.easy import EasySet, easy_set
+from labelwise.training.correcting import Correct, SortOut, TrainHallucinator
 from labelwise.training.corrections import (
     CLOSENESS,
     CORRECTED,
@@ -267,19 +260,6 @@ def test_warmup_is_half_of_that_of_dividemix(spec: str) -> None:
             if not changes:
                 left = [plan.epochs - plan.warmup for plan in (ours, theirs)]
                 assert abs(left[0] - left[1]) <= 1
-
-
-def test_unlabelled_side_always_counts() -> None:
-    for rate in (0.0, 0.1, 0.29, 0.3, 0.5, 0.8):
-        for num_classes in (10, 100):
-            theirs = settings_rule(rate, num_classes)
-            ours = hallucination_rule(rate, num_classes)
-            assert ours.pop("lambda_u") == max(25.0, theirs.pop("lambda_u"))
-            assert ours == theirs
-    method = bound(Hallucination(lambda_u=0.0), DATA, epochs=3, warmup=1)
-    decide = step_of(method, 1, "decide")
-    assert decide.rule is hallucination_rule
-    assert dict(decide.given) == {"lambda_u": 0.0}, "the user's value wins"
 
 
 def test_length_of_an_epoch_follows_the_easy_or_the_labelled_samples() -> None:

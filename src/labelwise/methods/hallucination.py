@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from labelwise.config import Schedule
 from labelwise.data.ledger import Column
-from labelwise.losses.hallucination import anchor_dissimilarity
 from labelwise.methods.dividemix import (
     Divided,
     DivideMix,
@@ -22,39 +18,29 @@ from labelwise.methods.dividemix import (
 )
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.models.network import Network
-from labelwise.selection.easy import easy_set
 from labelwise.selection.split import Split, split_by_clean
-from labelwise.selection.votes import count_votes
-from labelwise.training.anchors import (
-    Make,
-    Pairs,
-    copied,
-    draw_pairs,
-    mixed,
-    nearest_hard,
-)
 from labelwise.training.context import Context
+from labelwise.training.correcting import (
+    Anchors,
+    Correct,
+    SortOut,
+    TrainHallucinator,
+    name_of,
+)
 from labelwise.training.corrections import (
-    CLOSENESS,
-    CORRECTED,
     EASY,
-    FAR,
-    HARD,
-    NEAR,
-    SIMILARITY,
     STATE,
     TARGET,
     TRUST,
     correction_columns,
 )
-from labelwise.training.features import BANK, FeatureBank, bank_of
+from labelwise.training.features import BANK, FeatureBank
 from labelwise.training.groups import Group
-from labelwise.training.method import Pass, Phase, Problem
+from labelwise.training.method import Phase, Problem
 from labelwise.training.sampling import Sampling
 
 WARMUP = 0.5
 """The warm-up, as a part of DivideMix's."""
-Anchors = Literal["hallucinated", "mixed", "easy", "none"]
 Length = Literal["easy", "labelled"]
 
 
@@ -83,6 +69,9 @@ class HallucinationSettings(DivideMixSettings):
     hallucinator_width: int | None = Field(
         None, ge=1, description="hidden units; None: as many as features"
     )
+    hallucinator_skip: bool = Field(
+        True, description="add what the hallucinator learns to the point between both features"
+    )
     hallucinator_steps: int = Field(50, ge=1, description="steps of its training an epoch")
     hallucinator_first_steps: int = Field(
         500, ge=1, description="steps of its first training, from random weights"
@@ -93,227 +82,6 @@ class HallucinationSettings(DivideMixSettings):
         "labelled", description="an epoch goes once through the easy, or all labelled samples"
     )
     num_networks: int = Field(1, ge=1, le=2, description="one, or two that correct for each other")
-
-
-@dataclass(frozen=True)
-class SortOut(Pass):
-    """Choose the easy set; everything else is hard.
-
-    Args:
-        quantile: of the per-class counts.
-        least: least share of a class.
-    """
-
-    quantile: float = 0.5
-    least: float = 0.5
-
-    def run(self, context: Context) -> dict[str, float]:
-        """Write the columns of every network."""
-        ledger, labels = context.ledger, context.store.labels
-        threshold = ledger.decisions["threshold"]
-        figures = {}
-        for number in range(len(context.networks)):
-            clean = ledger["clean"][number]
-            found = easy_set(
-                clean,
-                ledger["loss"][number],
-                labels,
-                context.num_classes,
-                threshold,
-                self.quantile,
-                self.least,
-            )
-            ledger.set(STATE, number, torch.where(found.easy, EASY, HARD))
-            ledger.set(TARGET, number, labels)
-            ledger.set(TRUST, number, torch.where(found.easy, clean.clamp_min(threshold), 0.0))
-            figures[f"easy{suffix(context, number)}"] = float(found.easy.float().mean())
-            if starving := int(found.starving.sum()):
-                context.say(
-                    f"epoch {context.epoch + 1}, network {number}: {starving} of "
-                    f"{context.num_classes} classes had hardly any easy sample; their lowest "
-                    "losses count as easy"
-                )
-        return figures
-
-
-def suffix(context: Context, number: int) -> str:
-    """What ends the name of a figure of one network."""
-    return f"_{number}" if len(context.networks) > 1 else ""
-
-
-def name_of(number: int) -> str:
-    """Name of a network's hallucinator among the further modules."""
-    return f"hallucinator_{number}"
-
-
-def hallucinator_of(context: Context, number: int) -> Hallucinator:
-    """The hallucinator of a network."""
-    return cast(Hallucinator, context.extras[name_of(number)])
-
-
-def easy_rows(context: Context, number: int) -> Tensor:
-    """Rows (E) of the easy samples of a network."""
-    return (context.ledger[STATE][number] == EASY).nonzero().flatten()
-
-
-def is_possible(context: Context, easy: Tensor) -> bool:
-    """Whether there are two classes to make anchors between, and samples to correct."""
-    labels = context.store.labels
-    return len(easy) < len(labels) and len(torch.unique(labels[easy])) > 1
-
-
-@dataclass(frozen=True)
-class TrainHallucinator(Pass):
-    """Teach the hallucinator on pairs of easy samples, with the classifier held still.
-
-    L = CE(classifier(s), y_a) + λ_s L_sim (`labelwise.losses.hallucination`).
-
-    Args:
-        steps: of Adam, whose state starts anew every epoch.
-        batch: pairs a step.
-        lr: learning rate.
-        weight: λ_s.
-        closeness: λ_p, or None for U(0.5, 1).
-    """
-
-    steps: int = 50
-    batch: int = 256
-    lr: float = 1e-3
-    weight: float = 1.0
-    closeness: float | None = None
-
-    def run(self, context: Context) -> dict[str, float]:
-        """Train the hallucinator of every network, alike on every rank."""
-        figures = {}
-        for number in range(len(context.networks)):
-            easy = easy_rows(context, number)
-            if is_possible(context, easy):
-                for name, value in self._train(context, number, easy).items():
-                    figures[f"{name}{suffix(context, number)}"] = value
-        return figures
-
-    def _train(self, context: Context, number: int, easy: Tensor) -> dict[str, float]:
-        features, labels = bank_of(context).of(context, number), context.store.labels
-        module = hallucinator_of(context, number)
-        module.measure(features[easy])
-        head = cast(Network, context.plain[number]).heads["classes"]
-        still = {name: weight.detach() for name, weight in head.named_parameters()}
-        draw = context.draw.within(str(number))
-        lot = draw.shared_integers("near", self.steps * self.batch, len(easy))
-        pairs = draw_pairs(draw, easy[lot], easy, labels, self.closeness)
-        optimiser = torch.optim.Adam(module.parameters(), self.lr)
-        total = features.new_zeros(2)
-        for step in range(self.steps):
-            part = pairs.part(slice(step * self.batch, (step + 1) * self.batch))
-            near, far = features[part.near], features[part.far]
-            anchor = module(near, far, part.closeness)
-            logits = functional_call(head, still, (anchor,))
-            named = F.cross_entropy(logits, labels[part.near])
-            placed = anchor_dissimilarity(anchor, near, far, part.closeness).mean()
-            optimiser.zero_grad(set_to_none=True)
-            (named + self.weight * placed).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total += torch.stack([named, placed]).detach()
-            context.progress(step + 1, self.steps)
-        for weight in module.parameters():  # equal on all ranks but for the device's rounding
-            weight.data = context.ranks.sum(weight.data) / context.ranks.world
-        named_mean, placed_mean = (total / self.steps).tolist()
-        return {"anchor_cross_entropy": named_mean, "anchor_dissimilarity": placed_mean}
-
-
-@dataclass(frozen=True)
-class Correct(Pass):
-    """Give hard samples the label that their nearest anchors vote for.
-
-    Every anchor looks for the hard sample that is nearest to it. It is valid if that similarity is
-    above a quantile of all anchors' similarities. A hard sample with a valid anchor takes the
-    majority label of its most similar ones, with the share of the votes as its weight.
-
-    Args:
-        anchors: "hallucinated", "mixed" or "easy".
-        per_sample: anchors of every easy sample, with fresh partners in every epoch.
-        voters: K_a.
-        quantile: of the similarities.
-        closeness: λ_p, or None for U(0.5, 1).
-    """
-
-    anchors: Anchors = "hallucinated"
-    per_sample: int = 5
-    voters: int = 5
-    quantile: float = 0.5
-    closeness: float | None = None
-
-    def run(self, context: Context) -> dict[str, float]:
-        """Search and vote for every network; the features are not needed any more after that."""
-        figures = {}
-        for number in range(len(context.networks)):
-            easy = easy_rows(context, number)
-            for name, nothing in ((NEAR, -1), (FAR, -1), (CLOSENESS, 0), (SIMILARITY, 0)):
-                held = context.ledger[name][number]
-                context.ledger.set(name, number, torch.full_like(held, nothing))
-            if is_possible(context, easy):
-                for name, value in self._correct(context, number, easy).items():
-                    figures[f"{name}{suffix(context, number)}"] = value
-            bank_of(context).drop(number)
-        return figures
-
-    def _correct(self, context: Context, number: int, easy: Tensor) -> dict[str, float]:
-        ledger, labels = context.ledger, context.store.labels
-        state = ledger[STATE][number]
-        hard = (state == HARD).nonzero().flatten()
-        features = bank_of(context).of(context, number)
-        pairs = self._pairs(context, number, easy)
-        nearest, similarity = self._search(context, number, pairs, features, hard)
-        # `torch.quantile` takes no more than 16 million numbers.
-        place = int(self.quantile * (len(similarity) - 1))
-        least = similarity.kthvalue(place + 1).values
-        valid = (similarity >= least).nonzero().flatten()
-        votes = count_votes(
-            nearest[valid], similarity[valid], labels[pairs.near[valid]], len(labels), self.voters
-        )
-        changed = votes.label >= 0
-        ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
-        ledger.set(TARGET, number, votes.label.where(changed, ledger[TARGET][number]))
-        ledger.set(TRUST, number, votes.share.where(changed, ledger[TRUST][number]))
-        there = votes.voters >= 0
-        who = valid[votes.voters.clamp_min(0)]
-        ledger.set(NEAR, number, pairs.near[who].where(there, -1))
-        ledger.set(FAR, number, pairs.far[who].where(there, -1))
-        ledger.set(CLOSENESS, number, pairs.closeness[who].where(there, 0.0))
-        ledger.set(SIMILARITY, number, similarity[who].where(there, 0.0))
-        figures = torch.stack(
-            [changed.float().mean(), votes.share.sum() / changed.sum().clamp_min(1), least]
-        ).tolist()
-        names = ("corrected", "vote_share", "anchor_similarity_least")
-        return dict(zip(names, figures, strict=True))
-
-    def _pairs(self, context: Context, number: int, easy: Tensor) -> Pairs:
-        if self.anchors == "easy":
-            return Pairs(easy, torch.full_like(easy, -1), torch.ones_like(easy, dtype=torch.float))
-        near = easy.repeat_interleave(self.per_sample)
-        draw = context.draw.within(str(number))
-        return draw_pairs(draw, near, easy, context.store.labels, self.closeness)
-
-    def _search(
-        self, context: Context, number: int, pairs: Pairs, features: Tensor, hard: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Each rank searches for its share of the anchors."""
-        ranks = context.ranks
-        own = torch.arange(ranks.rank, len(pairs), ranks.world, device=hard.device)
-        nearest, similarity = nearest_hard(
-            pairs.part(own), features, hard, self._make(context, number)
-        )
-        if ranks.world == 1:
-            return nearest, similarity
-        rows = torch.zeros(len(pairs), dtype=torch.int64, device=hard.device)
-        values = torch.zeros(len(pairs), device=hard.device)
-        rows[own], values[own] = nearest, similarity
-        return ranks.sum(rows), ranks.sum(values)
-
-    def _make(self, context: Context, number: int) -> Make:
-        if self.anchors == "hallucinated":
-            return hallucinator_of(context, number)
-        return mixed if self.anchors == "mixed" else copied
 
 
 @dataclass(frozen=True)
@@ -374,9 +142,10 @@ class Hallucination(DivideMix):
            trusted labels. A class of which hardly any label is trusted gives half of the mean
            share of its own size all the same, a class of any size at least one sample; the run
            says so. The paper states imbalance as its limit.
-        2. λ_p is drawn for every pair and told to the hallucinator; L_sim is in
-           `labelwise.losses.hallucination`. It is trained with Adam, long in the first epoch and
-           briefly in later ones, on pairs drawn anew; five anchors vote for every easy sample.
+        2. λ_p is drawn for every pair and told to the hallucinator, which learns what to add to
+           the point between both features; L_sim is in `labelwise.losses.hallucination`, and
+           λ_s = 20. It is trained with Adam, long in the first epoch and briefly in later ones,
+           on pairs drawn anew; five anchors for every easy sample vote.
         3. The threshold of a valid anchor is a quantile of the similarities, so that it means the
            same for every backbone.
         4. Samples that are not easy only because their class had its quota are hard ones too: the
@@ -430,7 +199,9 @@ class Hallucination(DivideMix):
         found: dict[str, nn.Module] = {BANK: FeatureBank()}
         if own.anchors == "hallucinated":
             for number in range(self.num_peers):
-                found[name_of(number)] = Hallucinator(width, own.hallucinator_width or width)
+                found[name_of(number)] = Hallucinator(
+                    width, own.hallucinator_width or width, own.hallucinator_skip
+                )
         return found
 
     def teaching(self, first: bool) -> TrainHallucinator:

@@ -17,23 +17,30 @@ class Hallucinator(nn.Module):
     Args:
         num_features: F.
         width: of the hidden layer.
+        skip: whether the perceptron is added to λ_p s_a + (1 - λ_p) s_b, and starts as zero.
 
     Differences from the paper:
-        1. λ_p, how near the anchor is to be to s_a, is an input too: it is drawn anew for every
-           pair, and a network that is not told it can only learn the mean.
-        2. Features are divided by their mean size (`scale`), so that the same weights and learning
+        1. λ_p, how near the anchor is to be to s_a, is an input too, and weighs both features: it
+           is drawn anew for every pair, and a network that is not told it can only learn the mean.
+        2. What the perceptron learns is added to the point between both features (`skip`): from
+           random weights it takes many steps until an anchor is anywhere near the samples.
+        3. Features are divided by their mean size (`scale`), so that the same weights and learning
            rate suit every backbone.
     """
 
     scale: Tensor
 
-    def __init__(self, num_features: int, width: int) -> None:
+    def __init__(self, num_features: int, width: int, skip: bool = True) -> None:
         super().__init__()
+        self.skip = skip
         self.layers = nn.Sequential(
             nn.Linear(2 * num_features + 1, width),
             nn.ReLU(inplace=True),
             nn.Linear(width, num_features),
         )
+        if skip:
+            for weight in self.layers[-1].parameters():
+                nn.init.zeros_(weight)
         self.register_buffer("scale", torch.ones(()))
 
     def measure(self, features: Tensor) -> None:
@@ -42,6 +49,9 @@ class Hallucinator(nn.Module):
 
     def forward(self, near: Tensor, far: Tensor, closeness: Tensor) -> Tensor:
         """Anchors (B, F) between `near` and `far` (B, F), at λ_p = `closeness` (B) in [0, 1]."""
-        told = 4 * closeness[:, None] - 3  # -1 to 1 over [0.5, 1]
-        joined = torch.cat([near / self.scale, far / self.scale, told], dim=1)
-        return cast(Tensor, self.layers(joined)) * self.scale
+        share = closeness[:, None]
+        near, far = share * near, (1 - share) * far
+        told = 4 * share - 3  # -1 to 1 over [0.5, 1]
+        joined = torch.cat([2 * near / self.scale, 2 * far / self.scale, told], dim=1)
+        learnt = cast(Tensor, self.layers(joined)) * self.scale
+        return near + far + learnt if self.skip else learnt

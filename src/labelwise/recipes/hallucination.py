@@ -10,6 +10,10 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
     "easy-only": ("no corrections, easy samples alone", {"anchors": "none"}),
     "nearest-easy": ("easy samples themselves as anchors", {"anchors": "easy"}),
     "mixed": ("anchors on straight lines between easy samples", {"anchors": "mixed"}),
+    "without-skip": (
+        "a hallucinator that learns anchors from nothing",
+        {"hallucinator_skip": False},
+    ),
     "two-networks": ("two networks that correct for each other", {"num_networks": 2}),
     "unbalanced": ("as many easy samples of a class as are trusted", {"easy_quantile": 1}),
 }

@@ -1,0 +1,256 @@
+"""Passes of anchor hallucination: sort the samples, teach the hallucinator, correct hard ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from labelwise.losses.hallucination import anchor_dissimilarity
+from labelwise.models.hallucinator import Hallucinator
+from labelwise.models.network import Network
+from labelwise.selection.easy import easy_set
+from labelwise.selection.votes import count_votes
+from labelwise.training.anchors import Make, Pairs, copied, draw_pairs, mixed, nearest_hard
+from labelwise.training.context import Context
+from labelwise.training.corrections import (
+    CLOSENESS,
+    CORRECTED,
+    EASY,
+    FAR,
+    HARD,
+    NEAR,
+    SIMILARITY,
+    STATE,
+    TARGET,
+    TRUST,
+)
+from labelwise.training.features import bank_of
+from labelwise.training.method import Pass
+
+Anchors = Literal["hallucinated", "mixed", "easy", "none"]
+
+
+@dataclass(frozen=True)
+class SortOut(Pass):
+    """Choose the easy set; everything else is hard.
+
+    Args:
+        quantile: of the per-class counts.
+        least: least share of a class.
+    """
+
+    quantile: float = 0.5
+    least: float = 0.5
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Write the columns of every network."""
+        ledger, labels = context.ledger, context.store.labels
+        threshold = ledger.decisions["threshold"]
+        figures = {}
+        for number in range(len(context.networks)):
+            clean = ledger["clean"][number]
+            found = easy_set(
+                clean,
+                ledger["loss"][number],
+                labels,
+                context.num_classes,
+                threshold,
+                self.quantile,
+                self.least,
+            )
+            ledger.set(STATE, number, torch.where(found.easy, EASY, HARD))
+            ledger.set(TARGET, number, labels)
+            ledger.set(TRUST, number, torch.where(found.easy, clean.clamp_min(threshold), 0.0))
+            figures[f"easy{suffix(context, number)}"] = float(found.easy.float().mean())
+            if starving := int(found.starving.sum()):
+                context.say(
+                    f"epoch {context.epoch + 1}, network {number}: {starving} of "
+                    f"{context.num_classes} classes had hardly any easy sample; their lowest "
+                    "losses count as easy"
+                )
+        return figures
+
+
+def suffix(context: Context, number: int) -> str:
+    """What ends the name of a figure of one network."""
+    return f"_{number}" if len(context.networks) > 1 else ""
+
+
+def name_of(number: int) -> str:
+    """Name of a network's hallucinator among the further modules."""
+    return f"hallucinator_{number}"
+
+
+def hallucinator_of(context: Context, number: int) -> Hallucinator:
+    """The hallucinator of a network."""
+    return cast(Hallucinator, context.extras[name_of(number)])
+
+
+def easy_rows(context: Context, number: int) -> Tensor:
+    """Rows (E) of the easy samples of a network."""
+    return (context.ledger[STATE][number] == EASY).nonzero().flatten()
+
+
+def is_possible(context: Context, easy: Tensor) -> bool:
+    """Whether there are two classes to make anchors between, and samples to correct."""
+    labels = context.store.labels
+    return len(easy) < len(labels) and len(torch.unique(labels[easy])) > 1
+
+
+@dataclass(frozen=True)
+class TrainHallucinator(Pass):
+    """Teach the hallucinator on pairs of easy samples, with the classifier held still.
+
+    L = CE(classifier(s), y_a) + λ_s L_sim (`labelwise.losses.hallucination`).
+
+    Args:
+        steps: of Adam, whose state starts anew every epoch.
+        batch: pairs a step.
+        lr: learning rate.
+        weight: λ_s.
+        closeness: λ_p, or None for U(0.5, 1).
+    """
+
+    steps: int = 50
+    batch: int = 256
+    lr: float = 1e-3
+    weight: float = 1.0
+    closeness: float | None = None
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Train the hallucinator of every network, alike on every rank."""
+        figures = {}
+        for number in range(len(context.networks)):
+            easy = easy_rows(context, number)
+            if is_possible(context, easy):
+                for name, value in self._train(context, number, easy).items():
+                    figures[f"{name}{suffix(context, number)}"] = value
+        return figures
+
+    def _train(self, context: Context, number: int, easy: Tensor) -> dict[str, float]:
+        features, labels = bank_of(context).of(context, number), context.store.labels
+        module = hallucinator_of(context, number)
+        module.measure(features[easy])
+        head = cast(Network, context.plain[number]).heads["classes"]
+        still = {name: weight.detach() for name, weight in head.named_parameters()}
+        draw = context.draw.within(str(number))
+        lot = draw.shared_integers("near", self.steps * self.batch, len(easy))
+        pairs = draw_pairs(draw, easy[lot], easy, labels, self.closeness)
+        optimiser = torch.optim.Adam(module.parameters(), self.lr)
+        total = features.new_zeros(2)
+        for step in range(self.steps):
+            part = pairs.part(slice(step * self.batch, (step + 1) * self.batch))
+            near, far = features[part.near], features[part.far]
+            anchor = module(near, far, part.closeness)
+            logits = functional_call(head, still, (anchor,))
+            named = F.cross_entropy(logits, labels[part.near])
+            placed = anchor_dissimilarity(anchor, near, far, part.closeness).mean()
+            optimiser.zero_grad(set_to_none=True)
+            (named + self.weight * placed).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += torch.stack([named, placed]).detach()
+            context.progress(step + 1, self.steps)
+        for weight in module.parameters():  # equal on all ranks but for the device's rounding
+            weight.data = context.ranks.sum(weight.data) / context.ranks.world
+        named_mean, placed_mean = (total / self.steps).tolist()
+        return {"anchor_cross_entropy": named_mean, "anchor_dissimilarity": placed_mean}
+
+
+@dataclass(frozen=True)
+class Correct(Pass):
+    """Give hard samples the label that their nearest anchors vote for.
+
+    Every anchor looks for the hard sample that is nearest to it. It is valid if that similarity is
+    above a quantile of all anchors' similarities. A hard sample with a valid anchor takes the
+    majority label of its most similar ones, with the share of the votes as its weight.
+
+    Args:
+        anchors: "hallucinated", "mixed" or "easy".
+        per_sample: anchors of every easy sample, with fresh partners in every epoch.
+        voters: K_a.
+        quantile: of the similarities.
+        closeness: λ_p, or None for U(0.5, 1).
+    """
+
+    anchors: Anchors = "hallucinated"
+    per_sample: int = 5
+    voters: int = 5
+    quantile: float = 0.5
+    closeness: float | None = None
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Search and vote for every network; the features are not needed any more after that."""
+        figures = {}
+        for number in range(len(context.networks)):
+            easy = easy_rows(context, number)
+            for name, nothing in ((NEAR, -1), (FAR, -1), (CLOSENESS, 0), (SIMILARITY, 0)):
+                held = context.ledger[name][number]
+                context.ledger.set(name, number, torch.full_like(held, nothing))
+            if is_possible(context, easy):
+                for name, value in self._correct(context, number, easy).items():
+                    figures[f"{name}{suffix(context, number)}"] = value
+            bank_of(context).drop(number)
+        return figures
+
+    def _correct(self, context: Context, number: int, easy: Tensor) -> dict[str, float]:
+        ledger, labels = context.ledger, context.store.labels
+        state = ledger[STATE][number]
+        hard = (state == HARD).nonzero().flatten()
+        features = bank_of(context).of(context, number)
+        pairs = self._pairs(context, number, easy)
+        nearest, similarity = self._search(context, number, pairs, features, hard)
+        # `torch.quantile` takes no more than 16 million numbers.
+        place = int(self.quantile * (len(similarity) - 1))
+        least = similarity.kthvalue(place + 1).values
+        valid = (similarity >= least).nonzero().flatten()
+        votes = count_votes(
+            nearest[valid], similarity[valid], labels[pairs.near[valid]], len(labels), self.voters
+        )
+        changed = votes.label >= 0
+        ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
+        ledger.set(TARGET, number, votes.label.where(changed, ledger[TARGET][number]))
+        ledger.set(TRUST, number, votes.share.where(changed, ledger[TRUST][number]))
+        there = votes.voters >= 0
+        who = valid[votes.voters.clamp_min(0)]
+        ledger.set(NEAR, number, pairs.near[who].where(there, -1))
+        ledger.set(FAR, number, pairs.far[who].where(there, -1))
+        ledger.set(CLOSENESS, number, pairs.closeness[who].where(there, 0.0))
+        ledger.set(SIMILARITY, number, similarity[who].where(there, 0.0))
+        figures = torch.stack(
+            [changed.float().mean(), votes.share.sum() / changed.sum().clamp_min(1), least]
+        ).tolist()
+        names = ("corrected", "vote_share", "anchor_similarity_least")
+        return dict(zip(names, figures, strict=True))
+
+    def _pairs(self, context: Context, number: int, easy: Tensor) -> Pairs:
+        if self.anchors == "easy":
+            return Pairs(easy, torch.full_like(easy, -1), torch.ones_like(easy, dtype=torch.float))
+        near = easy.repeat_interleave(self.per_sample)
+        draw = context.draw.within(str(number))
+        return draw_pairs(draw, near, easy, context.store.labels, self.closeness)
+
+    def _search(
+        self, context: Context, number: int, pairs: Pairs, features: Tensor, hard: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each rank searches for its share of the anchors."""
+        ranks = context.ranks
+        own = torch.arange(ranks.rank, len(pairs), ranks.world, device=hard.device)
+        nearest, similarity = nearest_hard(
+            pairs.part(own), features, hard, self._make(context, number)
+        )
+        if ranks.world == 1:
+            return nearest, similarity
+        rows = torch.zeros(len(pairs), dtype=torch.int64, device=hard.device)
+        values = torch.zeros(len(pairs), device=hard.device)
+        rows[own], values[own] = nearest, similarity
+        return ranks.sum(rows), ranks.sum(values)
+
+    def _make(self, context: Context, number: int) -> Make:
+        if self.anchors == "hallucinated":
+            return hallucinator_of(context, number)
+        return mixed if self.anchors == "mixed" else copied
