@@ -128,7 +128,7 @@ def test_unknown_setting_is_named_with_the_nearest_one() -> None:
 def test_defaults_are_those_of_the_description() -> None:
     own = Hallucination().settings
     assert (own.easy_quantile, own.anchors_per_sample, own.anchors) == (0.5, 5, "hallucinated")
-    assert (own.closeness, own.num_networks, own.similarity_weight) == (None, 1, 1.0)
+    assert (own.closeness, own.num_networks, own.similarity_weight) == (None, 1, 20.0)
 
 
 def test_it_goes_by_its_name_and_under_the_wrapper() -> None:
@@ -430,7 +430,7 @@ def test_samples_that_are_all_easy_leave_nothing_to_correct(
     def everything(clean: Tensor, *rest: Any) -> EasySet:
         return easy_set(torch.ones_like(clean), *rest)
 
-    monkeypatch.setattr("labelwise.methods.hallucination.easy_set", everything)
+    monkeypatch.setattr("labelwise.training.correcting.easy_set", everything)
     trainer, rows = trained(tmp_path, easy_quantile=1.0)
     assert_sound(trainer, rows)
     assert [row.get("easy") for row in rows] == [None, 1.0, 1.0]
@@ -540,9 +540,9 @@ def test_interrupted_between_any_two_phases_ends_bit_identical(
             first.train()
         except Interrupted:
             phases = first.part.phases(first.epoch)
-            stops[stop] = phases[first.position.phase].name if first.position.phase else "start"
-            if first.position.phase == len(phases):
-                stops[stop] = "end"
+            # The loop may add a phase that observes.
+            names = ["start", *(phase.name for phase in phases[1:]), "end", "end"]
+            stops[stop] = names[first.position.phase]
         else:
             break
         second = run(folder)

@@ -119,7 +119,7 @@ class TrainHallucinator(Pass):
     steps: int = 50
     batch: int = 256
     lr: float = 1e-3
-    weight: float = 1.0
+    weight: float = 20.0
     closeness: float | None = None
 
     def run(self, context: Context) -> dict[str, float]:
