@@ -65,6 +65,9 @@ class HallucinationSettings(DivideMixSettings):
     closeness: float | None = Field(
         None, ge=0, le=1, description="λ_p, how near to the own class; None: from U(0.5, 1)"
     )
+    vote_weight: float = Field(
+        1.0, gt=0, le=1, description="weight of a unanimous vote in the co-refinement"
+    )
     similarity_weight: float = Field(20.0, ge=0, description="λ_s, weight of L_sim")
     hallucinator_width: int | None = Field(
         None, ge=1, description="hidden units; None: as many as features"
@@ -229,6 +232,7 @@ class Hallucination(DivideMix):
                 own.voters,
                 own.similarity_quantile,
                 own.closeness,
+                own.vote_weight,
             )
             phases.append(Phase("correct", correct))
         return phases

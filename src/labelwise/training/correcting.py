@@ -175,6 +175,7 @@ class Correct(Pass):
         voters: K_a.
         quantile: of the similarities.
         closeness: λ_p, or None for U(0.5, 1).
+        weight: of a unanimous vote in the co-refinement.
     """
 
     anchors: Anchors = "hallucinated"
@@ -182,6 +183,7 @@ class Correct(Pass):
     voters: int = 5
     quantile: float = 0.5
     closeness: float | None = None
+    weight: float = 1.0
 
     def run(self, context: Context) -> dict[str, float]:
         """Search and vote for every network; the features are not needed any more after that."""
@@ -214,7 +216,7 @@ class Correct(Pass):
         changed = votes.label >= 0
         ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
         ledger.set(TARGET, number, votes.label.where(changed, ledger[TARGET][number]))
-        ledger.set(TRUST, number, votes.share.where(changed, ledger[TRUST][number]))
+        ledger.set(TRUST, number, (self.weight * votes.share).where(changed, ledger[TRUST][number]))
         there = votes.voters >= 0
         who = valid[votes.voters.clamp_min(0)]
         ledger.set(NEAR, number, pairs.near[who].where(there, -1))
