@@ -6,6 +6,7 @@ for noisy labels must end clearly above it, and must repair labels.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,24 @@ def test_masking_keeps_plain_training_from_wrong_labels(
     }
     assert found["sanm+ce"]["test_accuracy_last"] > found["ce"]["test_accuracy_last"] + 0.03
     assert found["sanm+ce"]["label_error_auroc"] > found["ce"]["label_error_auroc"]
+
+
+@pytest.mark.slow
+def test_anchors_mend_labels_that_depend_on_the_sample(tmp_path: Path) -> None:
+    """Semantic noise is on the hard samples: half of what is wrong is to be mended."""
+    figures = {}
+    for method in ("ce", "hallucination"):
+        result = labelwise.fit(
+            "digits",
+            method=method,
+            noise="semantic:0.4",
+            seed=0,
+            plant=0,
+            threads=1,
+            out=tmp_path / method,
+        )
+        figures[method] = result.summary["test_accuracy_last"]
+    rows = [json.loads(line) for line in (tmp_path / "hallucination" / "metrics.jsonl").open()]
+    assert figures["hallucination"] > figures["ce"] + 0.12
+    assert rows[-1]["corrected_right"] > 0.9
+    assert rows[-1]["wrong_mended"] > 0.35
