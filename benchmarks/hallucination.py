@@ -57,14 +57,16 @@ DIVISION = (
 LAST = 10
 RAREST = 0.05
 """Share of the samples that the rarest class of the long-tailed digits keeps."""
+ALONE = ["--set", "hallucination.easy_least=0", "--set", "hallucination.revive=0"]
+"""No rule keeps a class alive."""
 TAILS: dict[str, list[str]] = {
     "ce": ["--method", "ce"],
     "dividemix": ["--method", "dividemix"],
     "hallucination": ["--method", "hallucination"],
     "hallucination-easy-only": ["--recipe", "hallucination-easy-only"],
-    "no least share": ["--method", "hallucination", "--set", "hallucination.easy_least=0"],
+    "no least share": ["--method", "hallucination", *ALONE],
     "no upper bound": ["--recipe", "hallucination-unbalanced"],
-    "neither": ["--recipe", "hallucination-unbalanced", "--set", "hallucination.easy_least=0"],
+    "neither": ["--recipe", "hallucination-unbalanced", *ALONE],
 }
 """Runs on long tails, by name."""
 

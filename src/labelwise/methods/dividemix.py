@@ -358,10 +358,14 @@ class DivideMix(Method):
             ),
         ]
         if first:
-            values = ((name, getattr(self.settings, name)) for name in self.decided)
-            given = tuple((name, float(value)) for name, value in values if value is not None)
-            phases.append(Phase("decide", Decide(self.rule(), given)))
+            phases.append(self.decide())
         return phases
+
+    def decide(self) -> Phase:
+        """Choose the settings left open by the estimated noise rate."""
+        values = ((name, getattr(self.settings, name)) for name in self.decided)
+        given = tuple((name, float(value)) for name, value in values if value is not None)
+        return Phase("decide", Decide(self.rule(), given))
 
     def mixmatch(self, age: int) -> MixMatch:
         """The step of the epoch `age` epochs after warm-up."""

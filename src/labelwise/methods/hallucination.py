@@ -57,16 +57,13 @@ class HallucinationSettings(DivideMixSettings):
         "hallucinated",
         description="what votes: hallucinated; mixed (straight lines); easy samples; none",
     )
-    anchors_per_sample: int = Field(5, ge=1, le=1000, description="anchors per easy sample")
+    anchors_per_sample: int = Field(10, ge=1, le=1000, description="anchors per easy sample")
     voters: int = Field(5, ge=1, le=100, description="K_a, most anchors that vote on a sample")
     similarity_quantile: float = Field(
-        0.5, ge=0, lt=1, description="anchors below this quantile of similarity do not vote"
+        0.1, ge=0, lt=1, description="anchors below this quantile of similarity do not vote"
     )
     closeness: float | None = Field(
         None, ge=0, le=1, description="λ_p, how near to the own class; None: from U(0.5, 1)"
-    )
-    vote_weight: float = Field(
-        1.0, gt=0, le=1, description="weight of a unanimous vote in the co-refinement"
     )
     similarity_weight: float = Field(20.0, ge=0, description="λ_s, weight of L_sim")
     hallucinator_width: int | None = Field(
@@ -232,7 +229,6 @@ class Hallucination(DivideMix):
                 own.voters,
                 own.similarity_quantile,
                 own.closeness,
-                own.vote_weight,
             )
             phases.append(Phase("correct", correct))
         return phases

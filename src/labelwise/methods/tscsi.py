@@ -22,7 +22,6 @@ from labelwise.methods.dividemix import (
     MixMatch,
     WindowedMixture,
     semi_supervised,
-    settings_rule,
 )
 from labelwise.models.heads import HeadSpec, Linear
 from labelwise.models.network import Network
@@ -30,7 +29,7 @@ from labelwise.selection.centrality import centre_distance, class_centres, consi
 from labelwise.selection.mixture import mixture
 from labelwise.selection.split import Split, split_by_clean
 from labelwise.training.context import Context
-from labelwise.training.deciding import Decide, Rule
+from labelwise.training.corrections import CONSISTENT
 from labelwise.training.features import BANK, FeatureBank, bank_of
 from labelwise.training.groups import Groups, add_views
 from labelwise.training.method import Pass, Phase, Step
@@ -44,8 +43,10 @@ TWINS = "twins"
 """Name of the head that holds the two classifiers."""
 DISTANCES = "recent_distances"
 """Ledger column: cosine distances (P, N, W) from the centre of the given class, newest last."""
-CONSISTENT = "consistent"
-"""Ledger column: P(the twins agree as on right labels) (P, N); 0 for what is not central."""
+
+
+BLOCK = 65_536
+"""Samples whose twins are compared at once."""
 
 
 class TSCSISettings(DivideMixSettings):
@@ -99,12 +100,16 @@ class Twins(nn.Module):
         return torch.stack([torch.stack(learnt, 1), torch.stack(held, 1)], 1)
 
 
-def twin_logits(context: Context, number: int) -> Tensor:
-    """Logits (N, 2, K) of the twins of network `number` for every sample, unaugmented."""
-    twins = cast(Network, context.plain[number]).heads[TWINS]
+def twin_discrepancy(context: Context, number: int) -> Tensor:
+    """How far the twins of network `number` disagree on every sample (N), unaugmented."""
+    twins = cast(Twins, cast(Network, context.plain[number]).heads[TWINS])
+    features = bank_of(context).of(context, number)
     with torch.no_grad():
-        logits: Tensor = twins(bank_of(context).of(context, number))[:, 0]
-    return logits
+        parts = [
+            discrepancy(twins.first(rows), twins.second(rows))
+            for rows in torch.split(features, BLOCK)
+        ]
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -261,12 +266,13 @@ class MeasureConsistency(Pass):
     def run(self, context: Context) -> dict[str, float]:
         """Discrepancies and their mixtures, on every rank alike; drops the features."""
         figures = {}
+        context.ledger.decisions[CONSISTENT] = self.least
         for number in range(len(context.networks)):
-            first, second = twin_logits(context, number).unbind(1)
+            apart = twin_discrepancy(context, number)
             bank_of(context).drop(number)
             central = Divided(number).split(context).labelled
             consistent = consistency_by_class(
-                discrepancy(first, second),
+                apart,
                 context.store.labels,
                 central,
                 context.num_classes,
@@ -311,10 +317,12 @@ class TSCSI(DivideMix):
            the frequency of their label and divides by the batch size once more, which leaves the
            step next to nothing.
         6. Features learn to lessen the discrepancy within the same update, not in one after it.
-        7. Thresholds of 0.3 and λ_u = 25 are the defaults of the authors' code for CIFAR. The
+        7. The twins' penalty for predicting few classes counts half, so that both together weigh
+           as that of the predicting classifier.
+        8. Thresholds of 0.3 and λ_u = 25 are the defaults of the authors' code for CIFAR. The
            mixture is DivideMix's (10 iterations) in both stages (authors' code: 100 in the first,
            with a looser stop).
-        8. Those of `labelwise.methods.dividemix.DivideMix`.
+        9. Those of `labelwise.methods.dividemix.DivideMix`.
     """
 
     name = "tscsi"
@@ -365,9 +373,7 @@ class TSCSI(DivideMix):
             Phase("mixture", WindowedMixture(own.mixture, DISTANCES, window, own.revive)),
         ]
         if first:
-            values = ((name, getattr(own, name)) for name in self.decided)
-            given = tuple((name, float(value)) for name, value in values if value is not None)
-            phases.append(Phase("decide", Decide(self.rule(), given)))
+            phases.append(self.decide())
         if own.diverge_weight > 0 and own.diverge_steps > 0:
             step = Diverge(own.view, own.diverge_weight)
             phases += [
@@ -382,10 +388,6 @@ class TSCSI(DivideMix):
                 for n in range(self.num_peers)
             ]
         return [*phases, Phase("consistency", MeasureConsistency(own.mixture, own.consistency))]
-
-    def rule(self) -> Rule:
-        """DivideMix's."""
-        return settings_rule
 
     def sampling(self, judge: int) -> Sampling:
         """By both stages of the network that judges."""

@@ -19,10 +19,14 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SWEEPS: dict[str, tuple[str, str, tuple[float, ...]]] = {
     "closeness": ("closeness", "λ_p", (0.5, 0.75, 1)),
-    "anchors": ("anchors_per_sample", "anchors per easy sample", (1, 2, 10, 20)),
-    "similarity": ("similarity_quantile", "the quantile of valid similarities", (0, 0.25, 0.75)),
+    "anchors": ("anchors_per_sample", "anchors per easy sample", (1, 2, 5, 20)),
+    "similarity": (
+        "similarity_quantile",
+        "the least valid quantile",
+        (0, 0.25, 0.5, 0.75),
+    ),
     "voters": ("voters", "K_a", (1, 20)),
-    "similarity-weight": ("similarity_weight", "λ_s", (0, 0.1, 10)),
+    "similarity-weight": ("similarity_weight", "λ_s", (0, 1, 100)),
 }
 
 

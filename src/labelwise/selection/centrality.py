@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from labelwise.losses.classification import one_hot
 from labelwise.selection.mixture import Mixture
 
+BLOCK = 16_384
+"""Samples looked at at once."""
+
 
 def class_centres(features: Tensor, predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Directions of the classes: the mean direction of the samples predicted as each.
@@ -30,9 +33,14 @@ def class_centres(features: Tensor, predicted: Tensor, labels: Tensor, num_class
     Returns:
         (K, F), rows of length 1, or 0 for a class without centre.
     """
-    directions = F.normalize(features.float(), dim=1)
-    by_prediction = one_hot(predicted, num_classes).T @ directions
-    by_label = one_hot(labels, num_classes).T @ directions
+    by_prediction = features.new_zeros(num_classes, features.shape[1], dtype=torch.float)
+    by_label = torch.zeros_like(by_prediction)
+    # By blocks, and as products: sums by index are in no fixed order on some devices.
+    for start in range(0, len(features), BLOCK):
+        part = slice(start, start + BLOCK)
+        directions = F.normalize(features[part].float(), dim=1)
+        by_prediction += one_hot(predicted[part], num_classes).T @ directions
+        by_label += one_hot(labels[part], num_classes).T @ directions
     never = torch.bincount(predicted, minlength=num_classes) == 0
     return F.normalize(torch.where(never[:, None], by_label, by_prediction), dim=1)
 
@@ -48,11 +56,14 @@ def centre_distance(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor
     Returns:
         (N) in [0, 2].
     """
-    directions, own = F.normalize(features.float(), dim=1), centres[labels]
-    # Half the squared chord is 1 - cos without the cancellation, where a mixture is fitted to
-    # distances that are all small. What has no direction (length 0) counts as orthogonal.
-    lengths = directions.square().sum(1).round() + own.square().sum(1).round()
-    return ((directions - own).square().sum(1) + 2 - lengths) / 2
+    parts = []
+    for rows, given in zip(torch.split(features, BLOCK), torch.split(labels, BLOCK), strict=True):
+        directions, own = F.normalize(rows.float(), dim=1), centres[given]
+        # Half the squared chord is 1 - cos without the cancellation, where a mixture is fitted to
+        # distances that are all small. What has no direction (length 0) counts as orthogonal.
+        lengths = directions.square().sum(1).round() + own.square().sum(1).round()
+        parts.append(((directions - own).square().sum(1) + 2 - lengths) / 2)
+    return torch.cat(parts)
 
 
 def consistency_by_class(

@@ -42,9 +42,9 @@ def easy_set(
     1. *Quota*: n_e is the `quantile` of the c_k over the classes that occur. A class gives its
        min(c_k, n_e) lowest losses.
     2. *Starving class*: a class gives at least `least` of the mean share of trusted labels of its
-       own size, and at least one sample, whatever the threshold says. The share is of its own
-       samples: a rare class is not asked for what it does not have, a class whose labels are
-       hardly trusted is not lost.
+       own size, though no more than n_e, and at least one sample, whatever the threshold says.
+       The share is of its own samples: a rare class is not asked for what it does not have, a
+       class whose labels are hardly trusted is not lost.
 
     Of equal losses the earlier row wins; NaN counts as the largest.
 
@@ -64,7 +64,7 @@ def easy_set(
     quota = max(1, round(float(torch.quantile(counts[there].double(), quantile))))
     share = trusted.double().mean()
     floor = torch.ceil(least * share * size - 1e-9).long().clamp_min(1).minimum(size)
-    wanted = counts.clamp_max(quota).maximum(floor)
+    wanted = counts.clamp_max(quota).maximum(floor.clamp_max(quota))
     # Trusted samples come first, then by loss: the mixture may read a mean of several losses.
     key = losses.nan_to_num(nan=torch.inf).argsort(stable=True)
     key = key[(~trusted[key]).long().argsort(stable=True)]

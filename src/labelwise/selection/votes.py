@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+BLOCK = 2**24
+"""Comparisons of votes at once."""
+
 
 @dataclass(frozen=True)
 class Votes:
@@ -50,15 +53,14 @@ def count_votes(
     voters[sample[kept], place[kept]] = order[kept]
     label = torch.full((num_samples,), -1, dtype=torch.int64, device=device)
     share = torch.zeros(num_samples, device=device)
-    asked = (voters[:, 0] >= 0).nonzero().flatten()
-    there = voters[asked] >= 0
-    named = labels[voters[asked].clamp_min(0)] if len(labels) else voters[asked]
-    named = named.where(there, -1)
-    # Votes for the label of each voter; the first of equals is the most similar.
-    same = (named[:, :, None] == named[:, None, :]) & there[:, :, None]
-    votes = same.sum(2)
-    rank = votes * (most + 1) - torch.arange(most, device=device)
-    best = rank.masked_fill(~there, -1).argmax(1, keepdim=True)
-    label[asked] = named.gather(1, best)[:, 0]
-    share[asked] = (votes.gather(1, best)[:, 0] / there.sum(1)).float()
+    everyone = (voters[:, 0] >= 0).nonzero().flatten()
+    for asked in torch.split(everyone, max(1, BLOCK // most**2)) if len(everyone) else ():
+        there = voters[asked] >= 0
+        named = labels[voters[asked].clamp_min(0)].where(there, -1)
+        # Votes for the label of each voter; the first of equals is the most similar.
+        votes = ((named[:, :, None] == named[:, None, :]) & there[:, :, None]).sum(2)
+        rank = votes * (most + 1) - torch.arange(most, device=device)
+        best = rank.masked_fill(~there, -1).argmax(1, keepdim=True)
+        label[asked] = named.gather(1, best)[:, 0]
+        share[asked] = (votes.gather(1, best)[:, 0] / there.sum(1)).float()
     return Votes(label, share, voters)

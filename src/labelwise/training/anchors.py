@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from labelwise.data.neighbours import nearest_among
+from labelwise.data.neighbours import Progress, nearest_among
 from labelwise.rng import Draw
 
 BLOCK = 4096
@@ -79,7 +79,12 @@ def draw_pairs(
 
 
 def nearest_hard(
-    pairs: Pairs, features: Tensor, hard: Tensor, make: Make, block: int = BLOCK
+    pairs: Pairs,
+    features: Tensor,
+    hard: Tensor,
+    make: Make,
+    block: int = BLOCK,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The hard sample nearest to every anchor, by cosine.
 
@@ -91,11 +96,13 @@ def nearest_hard(
         hard: rows of the hard samples (H) int64, not empty.
         make: makes anchors of features.
         block: anchors at once.
+        progress: told how far the search has come.
 
     Returns:
         Rows (A) int64 among `hard`, and cosine similarities (A).
     """
-    unit = F.normalize(features[hard], dim=1)
+    unit = features[hard]
+    unit /= unit.norm(dim=1, keepdim=True).clamp_min(1e-12)  # in place: no second copy
     places = torch.zeros(len(pairs), dtype=torch.int64, device=features.device)
     similarity = torch.zeros(len(pairs), device=features.device)
     everyone = torch.arange(len(hard), device=features.device)
@@ -106,6 +113,8 @@ def nearest_hard(
         found, value = nearest_among(anchors, nobody, unit, everyone, 1)
         places[start : start + block] = found[:, 0]
         similarity[start : start + block] = value[:, 0]
+        if progress is not None:
+            progress(min(start + block, len(pairs)), len(pairs))
     return hard[places], similarity
 
 

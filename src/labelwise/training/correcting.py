@@ -70,8 +70,8 @@ class SortOut(Pass):
             if starving := int(found.starving.sum()):
                 context.say(
                     f"epoch {context.epoch + 1}, network {number}: {starving} of "
-                    f"{context.num_classes} classes had hardly any easy sample; their lowest "
-                    "losses count as easy"
+                    f"{context.num_classes} classes had far fewer easy samples than the others; "
+                    "more of their lowest losses count as easy"
                 )
         return figures
 
@@ -166,7 +166,7 @@ class Correct(Pass):
     """Give hard samples the label that their nearest anchors vote for.
 
     Every anchor looks for the hard sample that is nearest to it. It is valid if that similarity is
-    above a quantile of all anchors' similarities. A hard sample with a valid anchor takes the
+    not below a quantile of all anchors' similarities. A hard sample with a valid anchor takes the
     majority label of its most similar ones, with the share of the votes as its weight.
 
     Args:
@@ -175,15 +175,13 @@ class Correct(Pass):
         voters: K_a.
         quantile: of the similarities.
         closeness: λ_p, or None for U(0.5, 1).
-        weight: of a unanimous vote in the co-refinement.
     """
 
     anchors: Anchors = "hallucinated"
-    per_sample: int = 5
+    per_sample: int = 10
     voters: int = 5
-    quantile: float = 0.5
+    quantile: float = 0.1
     closeness: float | None = None
-    weight: float = 1.0
 
     def run(self, context: Context) -> dict[str, float]:
         """Search and vote for every network; the features are not needed any more after that."""
@@ -216,7 +214,7 @@ class Correct(Pass):
         changed = votes.label >= 0
         ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
         ledger.set(TARGET, number, votes.label.where(changed, ledger[TARGET][number]))
-        ledger.set(TRUST, number, (self.weight * votes.share).where(changed, ledger[TRUST][number]))
+        ledger.set(TRUST, number, votes.share.where(changed, ledger[TRUST][number]))
         there = votes.voters >= 0
         who = valid[votes.voters.clamp_min(0)]
         ledger.set(NEAR, number, pairs.near[who].where(there, -1))
@@ -242,8 +240,9 @@ class Correct(Pass):
         """Each rank searches for its share of the anchors."""
         ranks = context.ranks
         own = torch.arange(ranks.rank, len(pairs), ranks.world, device=hard.device)
+        make = self._make(context, number)
         nearest, similarity = nearest_hard(
-            pairs.part(own), features, hard, self._make(context, number)
+            pairs.part(own), features, hard, make, progress=context.progress
         )
         if ranks.world == 1:
             return nearest, similarity

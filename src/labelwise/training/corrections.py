@@ -14,6 +14,10 @@ FAR = "anchor_far"
 CLOSENESS = "anchor_closeness"
 SIMILARITY = "anchor_similarity"
 
+CONSISTENT = "consistent"
+"""Of a second look at what is labelled: P(two classifiers agree on the sample as on right labels),
+0 for what was not looked at. Labelled is what has the decision of this name at least."""
+
 UNSORTED, EASY, HARD, CORRECTED = range(4)
 """Values of `STATE`: not sorted yet; label trusted; label not used; label replaced or confirmed."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labelwise.data.dataset import NO_CLASS, Truth
 from labelwise.data.ledger import Ledger
-from labelwise.training.corrections import CORRECTED, EASY, STATE, TARGET, UNSORTED
+from labelwise.training.corrections import CONSISTENT, CORRECTED, EASY, STATE, TARGET, UNSORTED
 from labelwise.training.scoring import EARLY
 
 HARDEST = 0.25
@@ -72,7 +72,10 @@ class Division:
         if STATE in ledger and bool((ledger[STATE][0] != UNSORTED).any()):
             state = ledger[STATE][0]
             return (state == EASY) | (state == CORRECTED), ledger[TARGET][0]
-        return ledger["clean"][0] > ledger.decisions["threshold"], self.given
+        used = ledger["clean"][0] > ledger.decisions["threshold"]
+        if CONSISTENT in ledger:
+            used &= ledger[CONSISTENT][0] >= ledger.decisions[CONSISTENT]
+        return used, self.given
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:
