@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from labelwise.data.store import as_input
 from labelwise.losses.discrepancy import discrepancy
 from labelwise.methods.tscsi import (
-    CONSISTENT,
     DISTANCES,
     TSCSI,
     TWINS,
@@ -33,11 +32,12 @@ from labelwise.methods.tscsi import (
     TwinMixMatch,
     Twins,
     TwinSupervised,
-    twin_logits,
+    twin_discrepancy,
 )
 from labelwise.selection.centrality import centre_distance, class_centres, consistency_by_class
 from labelwise.selection.mixture import mixture
 from labelwise.training.context import Context
+from labelwise.training.corrections import CONSISTENT
 from labelwise.training.features import BANK, FeatureBank
 from labelwise.training.groups import Group, Groups
 from labelwise.training.method import Step
@@ -262,10 +262,10 @@ def test_consistency_of_central_samples_alone() -> None:
     context = context_for()
     for number in (0, 1):
         context.ledger.set("clean", number, torch.linspace(0, 1, 30))
-    logits = twin_logits(context, 0)
+    apart = twin_discrepancy(context, 0)
     with torch.no_grad():
         raw = context.plain[0](as_input(DATA.inputs), heads=(TWINS,))[TWINS]
-    assert torch.allclose(logits, raw[:, 0], atol=1e-5)
+    assert torch.allclose(apart, discrepancy(raw[:, 0, 0], raw[:, 0, 1]), atol=1e-5)
     figures = MeasureConsistency(least=0.3).run(context)
     central = torch.linspace(0, 1, 30) > 0.3
     for number in (0, 1):

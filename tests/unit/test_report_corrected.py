@@ -337,6 +337,7 @@ def test_curves_begin_after_the_warm_up(tmp_path: Path) -> None:
         "easy, right",
         "corrected, right",
         "hard but right, used",
+        "wrong labels mended",
     ]
     assert float(charts[0].x_ticks[0].text) == 2
     assert "easy from 0.6 to 0.56" in charts[0].words

@@ -42,7 +42,8 @@ SORTED = (
 )
 CHECKED = (
     "Right among the easy and among the corrected labels; and of the quarter of rightly labelled "
-    "samples that were hardest after the warm-up, how many are learnt from with their label."
+    "samples that were hardest after the warm-up, how many are learnt from with their label; of "
+    "the wrong labels, how many were replaced by the right one."
 )
 DIVIDED = (
     "Right among the labels that are learnt from; of the wrong ones, how many were replaced by the "
@@ -51,7 +52,8 @@ DIVIDED = (
 )
 TAUGHT = (
     "How surely the classifier names the anchors as it should (cross entropy), and how far they "
-    "are from where they should lie between their two samples (dissimilarity): lower is better."
+    "are from their two samples (dissimilarity): lower is better, but what lies between two "
+    "samples is never at no distance from both."
 )
 VOTED = (
     "The share of a sample's anchors that agree with the label it takes, and the similarity from "
@@ -124,6 +126,7 @@ def sorting_charts(run: RunFiles) -> list[Chart]:
         "easy, right": _column(rows, "easy_right"),
         "corrected, right": _column(rows, "corrected_right"),
         "hard but right, used": _column(rows, "hard_clean_kept"),
+        "wrong labels mended": _column(rows, "wrong_mended"),
     }
     charts = (
         _from_first("Easy and corrected samples", shares, rows, "share of samples", SORTED),

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from labelwise.audit.masks import shrunk
 from labelwise.audit.projection import projection_arrays
 from labelwise.data.ledger import Ledger
 from labelwise.data.store import Store
@@ -133,11 +133,11 @@ def hardness_arrays(
     rows = choose_shown(sorting, _numpy(store.labels), num_voters, nearest)
     arrays |= _voters_of(rows, ledger, store)
     if store.inputs.ndim == 4 and len(rows):
-        arrays["hardness_images"] = shrunk(store.rows(_on(rows, store)), SIDE)
+        arrays["hardness_images"] = _numpy(shrunk(store.rows(_on(rows, store)), SIDE))
         both = np.concatenate([arrays["hardness_near"], arrays["hardness_far"]])
         used = np.unique(both[both >= 0])
         arrays["hardness_voter_rows"] = used
-        arrays["hardness_voter_images"] = shrunk(store.rows(_on(used, store)), SMALL_SIDE)
+        arrays["hardness_voter_images"] = _numpy(shrunk(store.rows(_on(used, store)), SMALL_SIDE))
     make = maker_of(extras)
     arrays["hardness_anchors"] = np.asarray(kind_of(make, ledger))
     return arrays | projection_arrays(sorting.state, ledger, network, store, make, seed)
@@ -220,18 +220,6 @@ def _voters_of(rows: np.ndarray, ledger: Ledger, store: Store) -> dict[str, np.n
         found[name] = _numpy(side)
         found[f"{name}_labels"] = _numpy(labels[side.clamp_min(0)].where(side >= 0, -1))
     return {f"hardness_{name}": values for name, values in found.items()}
-
-
-def shrunk(images: Tensor, side: int) -> np.ndarray:
-    """Images (B, C, H, W) uint8 of at most `side` pixels, in one or three channels."""
-    images = images[:, : 3 if images.shape[1] >= 3 else 1]
-    height, width = images.shape[2:]
-    scale = side / max(height, width)
-    if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        small = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-        images = small.round().clamp(0, 255).to(torch.uint8)
-    return _numpy(images)
 
 
 def _on(rows: np.ndarray, store: Store) -> Tensor:

@@ -221,14 +221,21 @@ def _rebuilt(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _stored(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] as uint8 of at most `SIDE` pixels, in one or three channels."""
-    images = images[:, : 3 if images.shape[1] >= 3 else 1].float()
+    """Images (B, C, H, W) in [0, 1] as `shrunk` pictures of at most `SIDE` pixels."""
+    return shrunk(images.float() * 255, SIDE)
+
+
+def shrunk(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) in 0 to 255 as uint8 of at most `side` pixels, 1 or 3 channels."""
+    images = images[:, : 3 if images.shape[1] >= 3 else 1]
     height, width = images.shape[2:]
-    scale = SIDE / max(height, width)
+    scale = side / max(height, width)
     if scale < 1:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        images = F.interpolate(images, size, mode="bilinear", antialias=True)
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+        images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+    if images.dtype != torch.uint8:
+        images = images.round().clamp(0, 255).to(torch.uint8)
+    return images
 
 
 def _shares(boxes: Boxes, size: tuple[int, int]) -> Tensor:

@@ -159,6 +159,7 @@ def _made(pairs: Pairs, features: Tensor, make: Make | None) -> Tensor:
     """Features (A, F) of anchors; one without a partner is a copy of its sample."""
     if not len(pairs):
         return features[:0]
-    made = anchors_of(pairs, features, make or mixed).float()
+    with torch.autocast(features.device.type, enabled=False):  # as they were made in training
+        made = anchors_of(pairs, features, make or mixed)
     single = (pairs.far < 0)[:, None]
     return torch.where(single, anchors_of(pairs, features, copied), made)

@@ -129,8 +129,8 @@ class Hallucination(DivideMix):
     2. *Hallucinator.* From the features s_a, s_b of two easy samples of different classes it makes
        an anchor s: L = CE(classifier(s), y_a) + λ_s L_sim, where L_sim (`losses.hallucination`)
        places the anchor between both, λ_p in [0.5, 1] nearer to s_a. The classifier is held still.
-    3. *Correction.* Every anchor looks for the hard sample that is nearest to it by cosine. The
-       more similar half of the anchors is valid. A hard sample with valid anchors takes the label
+    3. *Correction.* Every anchor looks for the hard sample that is nearest to it by cosine. All
+       but the least similar tenth of the anchors are valid. A hard sample with valid anchors takes the label
        that most of its K_a most similar ones have (`labelwise.selection.votes`).
     4. *Semi-supervised learning.* MixMatch (DivideMix's, of one network) with easy and corrected
        samples as labelled: the label counts w, or the share of the votes. The other hard samples
@@ -139,13 +139,13 @@ class Hallucination(DivideMix):
     There is no public code, and the sources give an outline. Differences from the paper, or what
     it leaves open and was decided here (each is a setting):
         1. A class gives its lowest losses up to n_e, the median over the classes of the number of
-           trusted labels. A class of which hardly any label is trusted gives half of the mean
-           share of its own size all the same, a class of any size at least one sample; the run
-           says so. The paper states imbalance as its limit.
+           trusted labels, but half of the mean share of its own size in any case, and at least
+           one sample; the run says so where few labels of a class are trusted. The paper states
+           imbalance as its limit.
         2. λ_p is drawn for every pair and told to the hallucinator, which learns what to add to
            the point between both features; L_sim is in `labelwise.losses.hallucination`, and
            λ_s = 20. It is trained with Adam, long in the first epoch and briefly in later ones,
-           on pairs drawn anew; five anchors for every easy sample vote.
+           on pairs drawn anew; ten anchors for every easy sample vote.
         3. The threshold of a valid anchor is a quantile of the similarities, so that it means the
            same for every backbone.
         4. Samples that are not easy only because their class had its quota are hard ones too: the
@@ -153,7 +153,11 @@ class Hallucination(DivideMix):
         5. λ_u, the threshold on w and the window of losses follow from the estimated noise rate
            as in DivideMix, whose numbered differences hold here too.
         6. The warm-up is half as long as DivideMix's.
-        7. Two networks (`num_networks=2`) sort and correct for each other.
+        7. An easy label weighs w, but at least the threshold on it, so that a class that had to be
+           kept alive counts.
+        8. Under SANM the masks follow P(given label is right), as around any host: what was
+           corrected is masked more, though its new label may be right.
+        9. Two networks (`num_networks=2`) sort and correct for each other.
     """
 
     name = "hallucination"
@@ -183,7 +187,7 @@ class Hallucination(DivideMix):
         return plan.override({"warmup": max(1, round(WARMUP * plan.warmup))})
 
     def default_schedule(self, problem: Problem) -> Schedule:
-        """As many epochs after the warm-up as DivideMix has."""
+        """About as many epochs after the warm-up as DivideMix's default has."""
         plan = Schedule.scaled(problem.num_samples, problem.kind, iterations=1750)
         return self.with_warmup(plan, problem)
 

@@ -279,9 +279,8 @@ class MeasureConsistency(Pass):
                 mixture(self.family),
             )
             context.ledger.set(CONSISTENT, number, consistent)
-            suffix = f"_{number}" if len(context.networks) > 1 else ""
             agreed = (consistent[central] >= self.least).float().mean()
-            figures[f"agreed_fraction{suffix}"] = float(agreed)
+            figures[f"agreed_fraction{context.suffix(number)}"] = float(agreed)
         return figures
 
 

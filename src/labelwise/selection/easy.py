@@ -16,7 +16,7 @@ class EasySet:
         easy: whether a sample is (N) bool.
         sizes: easy samples per class (K) int64.
         starving: classes with fewer samples above the threshold than their least share (K) bool.
-        quota: n_e, most easy samples of a class.
+        quota: n_e, most easy samples of a class but for its least share.
     """
 
     easy: Tensor = field(repr=False)
@@ -41,10 +41,11 @@ def easy_set(
 
     1. *Quota*: n_e is the `quantile` of the c_k over the classes that occur. A class gives its
        min(c_k, n_e) lowest losses.
-    2. *Starving class*: a class gives at least `least` of the mean share of trusted labels of its
-       own size, though no more than n_e, and at least one sample, whatever the threshold says.
-       The share is of its own samples: a rare class is not asked for what it does not have, a
-       class whose labels are hardly trusted is not lost.
+    2. *Least share*: a class gives at least `least` of the mean share of trusted labels of its
+       own size, and at least one sample, whatever the threshold says. The share is of its own
+       samples: a rare class is not asked for what it does not have, a class whose labels are
+       hardly trusted is not lost, and where classes are of very unequal size a frequent one
+       gives more than n_e: it keeps half of what it would give without a quota.
 
     Of equal losses the earlier row wins; NaN counts as the largest.
 
@@ -64,7 +65,7 @@ def easy_set(
     quota = max(1, round(float(torch.quantile(counts[there].double(), quantile))))
     share = trusted.double().mean()
     floor = torch.ceil(least * share * size - 1e-9).long().clamp_min(1).minimum(size)
-    wanted = counts.clamp_max(quota).maximum(floor.clamp_max(quota))
+    wanted = counts.clamp_max(quota).maximum(floor)
     # Trusted samples come first, then by loss: the mixture may read a mean of several losses.
     key = losses.nan_to_num(nan=torch.inf).argsort(stable=True)
     key = key[(~trusted[key]).long().argsort(stable=True)]

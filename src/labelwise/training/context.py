@@ -76,6 +76,10 @@ class Context:
         """The number of the other network in co-training (itself when there is only one)."""
         return (self.learner + 1) % len(self.networks)
 
+    def suffix(self, number: int) -> str:
+        """What ends the name of a figure of network `number`, where there are several."""
+        return f"_{number}" if len(self.networks) > 1 else ""
+
     def at_step(self, step: int) -> Context:
         """The same phase at another step."""
         return replace(self, draw=replace(self.draw, step=step))

@@ -66,7 +66,7 @@ class SortOut(Pass):
             ledger.set(STATE, number, torch.where(found.easy, EASY, HARD))
             ledger.set(TARGET, number, labels)
             ledger.set(TRUST, number, torch.where(found.easy, clean.clamp_min(threshold), 0.0))
-            figures[f"easy{suffix(context, number)}"] = float(found.easy.float().mean())
+            figures[f"easy{context.suffix(number)}"] = float(found.easy.float().mean())
             if starving := int(found.starving.sum()):
                 context.say(
                     f"epoch {context.epoch + 1}, network {number}: {starving} of "
@@ -74,11 +74,6 @@ class SortOut(Pass):
                     "more of their lowest losses count as easy"
                 )
         return figures
-
-
-def suffix(context: Context, number: int) -> str:
-    """What ends the name of a figure of one network."""
-    return f"_{number}" if len(context.networks) > 1 else ""
 
 
 def name_of(number: int) -> str:
@@ -129,7 +124,7 @@ class TrainHallucinator(Pass):
             easy = easy_rows(context, number)
             if is_possible(context, easy):
                 for name, value in self._train(context, number, easy).items():
-                    figures[f"{name}{suffix(context, number)}"] = value
+                    figures[f"{name}{context.suffix(number)}"] = value
         return figures
 
     def _train(self, context: Context, number: int, easy: Tensor) -> dict[str, float]:
@@ -193,7 +188,7 @@ class Correct(Pass):
                 context.ledger.set(name, number, torch.full_like(held, nothing))
             if is_possible(context, easy):
                 for name, value in self._correct(context, number, easy).items():
-                    figures[f"{name}{suffix(context, number)}"] = value
+                    figures[f"{name}{context.suffix(number)}"] = value
             bank_of(context).drop(number)
         return figures
 

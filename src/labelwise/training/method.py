@@ -54,7 +54,7 @@ class Step(ABC):
 
 
 class Pass(ABC):
-    """Something done once per phase that trains nothing: scoring, fitting, deciding.
+    """Something done once per phase that trains no network: scoring, fitting, deciding.
 
     Class attributes:
         observes: as for a `Step`.

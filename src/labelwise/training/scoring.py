@@ -104,8 +104,7 @@ class FitMixture(Pass):
             ledger.set("clean", number, clean)
             if fit.fallback:
                 context.say(f"epoch {context.epoch + 1}, network {number}: {fit.fallback}")
-            suffix = f"_{number}" if len(context.networks) > 1 else ""
-            figures[f"clean_fraction{suffix}"] = float((clean > 0.5).float().mean())
+            figures[f"clean_fraction{context.suffix(number)}"] = float((clean > 0.5).float().mean())
         figures["estimated_noise_rate"] = float(estimate_noise_rate(ledger["clean"]).mean())
         return figures
 
