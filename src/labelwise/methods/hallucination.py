@@ -130,8 +130,8 @@ class Hallucination(DivideMix):
        an anchor s: L = CE(classifier(s), y_a) + λ_s L_sim, where L_sim (`losses.hallucination`)
        places the anchor between both, λ_p in [0.5, 1] nearer to s_a. The classifier is held still.
     3. *Correction.* Every anchor looks for the hard sample that is nearest to it by cosine. All
-       but the least similar tenth of the anchors are valid. A hard sample with valid anchors takes the label
-       that most of its K_a most similar ones have (`labelwise.selection.votes`).
+       but the least similar tenth of the anchors are valid. A hard sample with valid anchors takes
+       the label that most of its K_a most similar ones have (`labelwise.selection.votes`).
     4. *Semi-supervised learning.* MixMatch (DivideMix's, of one network) with easy and corrected
        samples as labelled: the label counts w, or the share of the votes. The other hard samples
        are unlabelled.
