@@ -403,6 +403,11 @@ def test_memory_counts_the_features_of_all_samples_where_they_are_held() -> None
         assert found == 2 * copy
     found, copy = features_part(data, method="scanmix", devices=2)
     assert found == 3 * copy
+    # A method that keeps those of every network, and searches among one network's.
+    held_copies = {"hallucination": 2, "tscsi": 3}
+    for method, copies in held_copies.items():
+        found, copy = features_part(data, method=method)
+        assert found == copies * copy
     found, copy = features_part(tiny_embeddings(), method="clusters", schedule={})
     assert found == 2 * copy
     for name in ("none", "simclr"):

@@ -26,6 +26,7 @@ from labelwise.models.hallucinator import Hallucinator
 from labelwise.selection.easy import EasySet, easy_set
 from labelwise.training.correcting import Correct, SortOut, TrainHallucinator
 from labelwise.training.corrections import (
+    CONSISTENT,
     CLOSENESS,
     CORRECTED,
     EASY,
@@ -649,6 +650,17 @@ def test_quarter_of_the_right_labels_with_the_largest_losses_is_a_quarter() -> N
         ledger.set("clean", 0, clean)
         found = Division(labels, Truth(labels))(ledger)["hard_clean_kept"]
         assert found == pytest.approx(1 - 4 / num)
+
+
+def test_division_asks_for_the_second_look_of_a_method_that_has_one() -> None:
+    """TSCSI uses what is central and agreed on."""
+    columns = [*BASE_COLUMNS, EARLY, Column(CONSISTENT)]
+    ledger = Ledger(columns, 1, 4, torch.device("cpu"))
+    ledger.decisions |= {"threshold": 0.3, CONSISTENT: 0.4}
+    ledger.set("clean", 0, torch.tensor([0.9, 0.9, 0.9, 0.2]))
+    ledger.set(CONSISTENT, 0, torch.tensor([0.4, 0.1, 0.8, 0.9]))
+    labels, truth = torch.tensor([0, 0, 0, 0]), Truth(torch.tensor([0, 0, 1, 0]))
+    assert Division(labels, truth)(ledger)["labelled_right"] == 0.5
 
 
 def test_division_has_no_figures_without_truth_or_division() -> None:
