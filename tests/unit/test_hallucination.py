@@ -26,8 +26,8 @@ from labelwise.models.hallucinator import Hallucinator
 from labelwise.selection.easy import EasySet, easy_set
 from labelwise.training.correcting import Correct, SortOut, TrainHallucinator
 from labelwise.training.corrections import (
-    CONSISTENT,
     CLOSENESS,
+    CONSISTENT,
     CORRECTED,
     EASY,
     FAR,
