@@ -478,13 +478,22 @@ def anchors_with_labels(draw: st.DrawFn) -> tuple[list[int], list[float], list[i
 
 
 def slow_votes(
-    nearest: list[int], similarity: list[float], labels: list[int], num: int, most: int
+    nearest: list[int],
+    similarity: list[float],
+    labels: list[int],
+    num: int,
+    most: int,
+    sources: list[int] | None = None,
 ) -> tuple[list[int], list[float], list[list[int]]]:
-    """Label, share of the votes and voters of every sample."""
+    """Label, share of the votes and voters of every sample; a source has one vote on each."""
     names, shares, asked = [], [], []
     for sample in range(num):
         voters = [anchor for anchor, row in enumerate(nearest) if row == sample]
-        voters = sorted(voters, key=lambda anchor: (-similarity[anchor], anchor))[:most]
+        voters = sorted(voters, key=lambda anchor: (-similarity[anchor], anchor))
+        if sources is not None:
+            seen = [sources[anchor] for anchor in voters]
+            voters = [v for n, v in enumerate(voters) if sources[v] not in seen[:n]]
+        voters = voters[:most]
         asked.append(voters + [-1] * (most - len(voters)))
         votes = [labels[anchor] for anchor in voters]
         name = max(votes, key=lambda v: (votes.count(v), -votes.index(v)), default=-1)
@@ -505,6 +514,29 @@ def test_votes(case: tuple[list[int], list[float], list[int], int], most: int) -
         most,
     )
     names, shares, voters = slow_votes(*case, most)
+    assert found.label.tolist() == names
+    assert found.share.tolist() == pytest.approx(shares)
+    assert found.voters.tolist() == voters
+
+
+@MANY
+@given(anchors_with_labels(), st.sampled_from([1, 2, 5]), st.data())
+def test_votes_of_distinct_sources(
+    case: tuple[list[int], list[float], list[int], int], most: int, data: st.DataObject
+) -> None:
+    nearest, similarity, labels, num = case
+    sources = data.draw(
+        st.lists(st.integers(0, num - 1), min_size=len(nearest), max_size=len(nearest))
+    )
+    found = count_votes(
+        torch.tensor(nearest, dtype=torch.int64),
+        torch.tensor(similarity, dtype=torch.float32),
+        torch.tensor(labels, dtype=torch.int64),
+        num,
+        most,
+        torch.tensor(sources, dtype=torch.int64),
+    )
+    names, shares, voters = slow_votes(*case, most, sources)
     assert found.label.tolist() == names
     assert found.share.tolist() == pytest.approx(shares)
     assert found.voters.tolist() == voters
@@ -741,6 +773,7 @@ def slow_correction(context: Context, step: Correct, features: Tensor) -> dict[s
         [labels[near[v]] for v in valid],
         len(labels),
         step.voters,
+        [near[v] for v in valid] if step.distinct else None,
     )
     who = [[valid[v] if v >= 0 else None for v in line] for line in voters]
     changed = [name >= 0 for name in names]

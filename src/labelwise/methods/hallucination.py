@@ -59,6 +59,9 @@ class HallucinationSettings(DivideMixSettings):
     )
     anchors_per_sample: int = Field(10, ge=1, le=1000, description="anchors per easy sample")
     voters: int = Field(5, ge=1, le=100, description="K_a, most anchors that vote on a sample")
+    distinct_voters: bool = Field(
+        True, description="an easy sample has one vote on a hard one, by its most similar anchor"
+    )
     similarity_quantile: float = Field(
         0.1, ge=0, lt=1, description="anchors below this quantile of similarity do not vote"
     )
@@ -233,6 +236,7 @@ class Hallucination(DivideMix):
                 own.voters,
                 own.similarity_quantile,
                 own.closeness,
+                own.distinct_voters,
             )
             phases.append(Phase("correct", correct))
         return phases

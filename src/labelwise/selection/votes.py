@@ -27,7 +27,12 @@ class Votes:
 
 
 def count_votes(
-    nearest: Tensor, similarity: Tensor, labels: Tensor, num_samples: int, most: int
+    nearest: Tensor,
+    similarity: Tensor,
+    labels: Tensor,
+    num_samples: int,
+    most: int,
+    sources: Tensor | None = None,
 ) -> Votes:
     """Let every anchor vote with its label for the sample that it is nearest to.
 
@@ -41,10 +46,14 @@ def count_votes(
         labels: the anchors' labels (A) int64.
         num_samples: N.
         most: V, most voters of a sample.
+        sources: which easy sample each anchor has its label from (A) int64 in [0, N); only the most
+            similar anchor of each has a vote on a sample. None lets all of them vote.
     """
     device = nearest.device
     order = similarity.argsort(descending=True, stable=True)
     order = order[nearest[order].argsort(stable=True)]
+    if sources is not None:
+        order = order[first_of_each(nearest[order] * num_samples + sources[order])]
     sample = nearest[order]
     count = torch.bincount(sample, minlength=num_samples)
     place = torch.arange(len(order), device=device) - (count.cumsum(0) - count)[sample]
@@ -64,3 +73,12 @@ def count_votes(
         label[asked] = named.gather(1, best)[:, 0]
         share[asked] = (votes.gather(1, best)[:, 0] / there.sum(1)).float()
     return Votes(label, share, voters)
+
+
+def first_of_each(keys: Tensor) -> Tensor:
+    """Whether an entry (A) is the first with its key."""
+    order = keys.argsort(stable=True)
+    ordered = keys[order]
+    first = torch.ones_like(keys, dtype=torch.bool)
+    first[order[1:]] = ordered[1:] != ordered[:-1]
+    return first

@@ -170,6 +170,7 @@ class Correct(Pass):
         voters: K_a.
         quantile: of the similarities.
         closeness: λ_p, or None for U(0.5, 1).
+        distinct: whether an easy sample has one vote on a hard one, by its most similar anchor.
     """
 
     anchors: Anchors = "hallucinated"
@@ -177,6 +178,7 @@ class Correct(Pass):
     voters: int = 5
     quantile: float = 0.1
     closeness: float | None = None
+    distinct: bool = True
 
     def run(self, context: Context) -> dict[str, float]:
         """Search and vote for every network; the features are not needed any more after that."""
@@ -203,8 +205,14 @@ class Correct(Pass):
         place = int(self.quantile * (len(similarity) - 1))
         least = similarity.kthvalue(place + 1).values
         valid = (similarity >= least).nonzero().flatten()
+        near = pairs.near[valid]
         votes = count_votes(
-            nearest[valid], similarity[valid], labels[pairs.near[valid]], len(labels), self.voters
+            nearest[valid],
+            similarity[valid],
+            labels[near],
+            len(labels),
+            self.voters,
+            near if self.distinct else None,
         )
         changed = votes.label >= 0
         ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
