@@ -149,18 +149,20 @@ class Hallucination(DivideMix):
            the point between both features; L_sim is in `labelwise.losses.hallucination`, and
            λ_s = 20. It is trained with Adam, long in the first epoch and briefly in later ones,
            on pairs drawn anew; ten anchors for every easy sample vote.
-        3. The threshold of a valid anchor is a quantile of the similarities, so that it means the
+        3. An easy sample has one vote on a hard one, by the most similar of its anchors; otherwise
+           the voters are mostly anchors of one easy sample, and always agree.
+        4. The threshold of a valid anchor is a quantile of the similarities, so that it means the
            same for every backbone.
-        4. Samples that are not easy only because their class had its quota are hard ones too: the
+        5. Samples that are not easy only because their class had its quota are hard ones too: the
            anchors may give them their label back.
-        5. λ_u, the threshold on w and the window of losses follow from the estimated noise rate
+        6. λ_u, the threshold on w and the window of losses follow from the estimated noise rate
            as in DivideMix, whose numbered differences hold here too.
-        6. The warm-up is half as long as DivideMix's.
-        7. An easy label weighs w, but at least the threshold on it, so that a class that had to be
+        7. The warm-up is half as long as DivideMix's.
+        8. An easy label weighs w, but at least the threshold on it, so that a class that had to be
            kept alive counts.
-        8. Under SANM the masks follow P(given label is right), as around any host: what was
+        9. Under SANM the masks follow P(given label is right), as around any host: what was
            corrected is masked more, though its new label may be right.
-        9. Two networks (`num_networks=2`) sort and correct for each other.
+        10. Two networks (`num_networks=2`) sort and correct for each other.
     """
 
     name = "hallucination"

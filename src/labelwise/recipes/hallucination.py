@@ -14,6 +14,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
         "a hallucinator that learns anchors from nothing",
         {"hallucinator_skip": False},
     ),
+    "all-votes": ("several anchors of an easy sample vote", {"distinct_voters": False}),
     "two-networks": ("two networks that correct for each other", {"num_networks": 2}),
     "unbalanced": ("as many easy samples of a class as are trusted", {"easy_quantile": 1}),
 }
