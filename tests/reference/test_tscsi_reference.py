@@ -20,22 +20,17 @@ from torch import Tensor, nn
 
 from labelwise.data.store import as_input
 from labelwise.losses.discrepancy import discrepancy
-from labelwise.methods.tscsi import (
-    DISTANCES,
-    TSCSI,
-    TWINS,
-    Agreed,
-    Central,
-    Diverge,
-    MeasureCentrality,
-    MeasureConsistency,
-    TwinMixMatch,
-    Twins,
-    TwinSupervised,
-    twin_discrepancy,
-)
+from labelwise.methods.tscsi import TSCSI, Agreed, Central, Diverge, TwinMixMatch, TwinSupervised
+from labelwise.models.heads import Twins
 from labelwise.selection.centrality import centre_distance, class_centres, consistency_by_class
 from labelwise.selection.mixture import mixture
+from labelwise.training.centrality import (
+    DISTANCES,
+    TWINS,
+    MeasureCentrality,
+    MeasureConsistency,
+    twin_discrepancy,
+)
 from labelwise.training.context import Context
 from labelwise.training.corrections import CONSISTENT
 from labelwise.training.features import BANK, FeatureBank

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labelwise.augment.mix import mix_coefficient
 from labelwise.data.ledger import Column
@@ -23,30 +22,25 @@ from labelwise.methods.dividemix import (
     WindowedMixture,
     semi_supervised,
 )
-from labelwise.models.heads import HeadSpec, Linear
+from labelwise.models.heads import HeadSpec, Twins
 from labelwise.models.network import Network
-from labelwise.selection.centrality import centre_distance, class_centres, consistency_by_class
-from labelwise.selection.mixture import mixture
 from labelwise.selection.split import Split, split_by_clean
+from labelwise.training.centrality import (
+    DISTANCES,
+    TWINS,
+    MeasureCentrality,
+    MeasureConsistency,
+)
 from labelwise.training.context import Context
 from labelwise.training.corrections import CONSISTENT
-from labelwise.training.features import BANK, FeatureBank, bank_of
+from labelwise.training.features import BANK, FeatureBank
 from labelwise.training.groups import Groups, add_views
-from labelwise.training.method import Pass, Phase, Step
+from labelwise.training.method import Phase, Step
 from labelwise.training.mixing import mix_groups
 from labelwise.training.sampling import Sampling, batch_rows, deal
 from labelwise.training.scoring import EARLY, Score
 from labelwise.training.steps import Supervised
 from labelwise.training.trace import observe
-
-TWINS = "twins"
-"""Name of the head that holds the two classifiers."""
-DISTANCES = "recent_distances"
-"""Ledger column: cosine distances (P, N, W) from the centre of the given class, newest last."""
-
-
-BLOCK = 65_536
-"""Samples whose twins are compared at once."""
 
 
 class TSCSISettings(DivideMixSettings):
@@ -73,43 +67,6 @@ class TSCSISettings(DivideMixSettings):
     diverge_steps: float = Field(
         0.125, ge=0, le=10, description="steps to diverge, as a fraction of N / batch (code: 100)"
     )
-
-
-class Twins(nn.Module):
-    """Two linear classifiers on the same features, apart from the one that predicts.
-
-    They learn without moving the features, and the features may be moved to suit both without
-    moving them: the same logits are given twice, once with a gradient for the classifiers alone,
-    once for the features alone. So a single forward serves both.
-
-    Args:
-        num_features: F.
-        num_classes: K.
-    """
-
-    def __init__(self, num_features: int, num_classes: int) -> None:
-        super().__init__()
-        self.first = Linear(num_features, num_classes)
-        self.second = Linear(num_features, num_classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, F) -> logits (B, 2, 2, K): gradient to the twins, to the features; first, second."""
-        pair = (self.first, self.second)
-        held = [F.linear(features, head.weight.detach(), head.bias.detach()) for head in pair]
-        learnt = [head(features.detach()) for head in pair]
-        return torch.stack([torch.stack(learnt, 1), torch.stack(held, 1)], 1)
-
-
-def twin_discrepancy(context: Context, number: int) -> Tensor:
-    """How far the twins of network `number` disagree on every sample (N), unaugmented."""
-    twins = cast(Twins, cast(Network, context.plain[number]).heads[TWINS])
-    features = bank_of(context).of(context, number)
-    with torch.no_grad():
-        parts = [
-            discrepancy(twins.first(rows), twins.second(rows))
-            for rows in torch.split(features, BLOCK)
-        ]
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -232,56 +189,6 @@ class Agreed(Divided):
         # What is not agreed on falls below the threshold and keeps its order there.
         trusted = torch.where(agreed, clean, clean * threshold)
         return split_by_clean(trusted, context.store.labels, threshold, context.num_classes)
-
-
-@dataclass(frozen=True)
-class MeasureCentrality(Pass):
-    """Write every sample's distance from the centre of its given class into `DISTANCES`."""
-
-    def run(self, context: Context) -> dict[str, float]:
-        """Centres and distances of all samples, on every rank alike."""
-        ledger, labels = context.ledger, context.store.labels
-        for number in range(len(context.networks)):
-            features = bank_of(context).of(context, number)
-            predicted = ledger["prediction"][number]
-            centres = class_centres(features, predicted, labels, context.num_classes)
-            distance = centre_distance(features, labels, centres)
-            held = ledger[DISTANCES][number]
-            ledger.set(DISTANCES, number, torch.cat([held[:, 1:], distance[:, None]], 1))
-        return {}
-
-
-@dataclass(frozen=True)
-class MeasureConsistency(Pass):
-    """Write into `CONSISTENT` how surely the diverged twins agree on every central sample.
-
-    Args:
-        family: of the mixtures, one for each class.
-        least: from which probability on a sample counts as agreed on, for the figures.
-    """
-
-    family: str = "gaussian"
-    least: float = 0.3
-
-    def run(self, context: Context) -> dict[str, float]:
-        """Discrepancies and their mixtures, on every rank alike; drops the features."""
-        figures = {}
-        context.ledger.decisions[CONSISTENT] = self.least
-        for number in range(len(context.networks)):
-            apart = twin_discrepancy(context, number)
-            bank_of(context).drop(number)
-            central = Divided(number).split(context).labelled
-            consistent = consistency_by_class(
-                apart,
-                context.store.labels,
-                central,
-                context.num_classes,
-                mixture(self.family),
-            )
-            context.ledger.set(CONSISTENT, number, consistent)
-            agreed = (consistent[central] >= self.least).float().mean()
-            figures[f"agreed_fraction{context.suffix(number)}"] = float(agreed)
-        return figures
 
 
 class TSCSI(DivideMix):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,6 +63,31 @@ class Projection(nn.Sequential):
         """(B, F) -> (B, D)."""
         projected: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
         return projected
+
+
+class Twins(nn.Module):
+    """Two linear classifiers on the same features, apart from the one that predicts.
+
+    They learn without moving the features, and the features may be moved to suit both without
+    moving them: the same logits are given twice, once with a gradient for the classifiers alone,
+    once for the features alone. So a single forward serves both.
+
+    Args:
+        num_features: F.
+        num_classes: K.
+    """
+
+    def __init__(self, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.first = Linear(num_features, num_classes)
+        self.second = Linear(num_features, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> logits (B, 2, 2, K): gradient to the twins, to the features; first, second."""
+        pair = (self.first, self.second)
+        held = [F.linear(features, head.weight.detach(), head.bias.detach()) for head in pair]
+        learnt = [head(features.detach()) for head in pair]
+        return torch.stack([torch.stack(learnt, 1), torch.stack(held, 1)], 1)
 
 
 class Decoder(MapHead):
