@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from labelwise.training.correcting import (
     name_of,
 )
 from labelwise.training.corrections import (
+    CORRECTED,
     EASY,
     STATE,
     TARGET,
@@ -59,6 +61,21 @@ class HallucinationSettings(DivideMixSettings):
     )
     anchors_per_sample: int = Field(10, ge=1, le=1000, description="anchors per easy sample")
     voters: int = Field(5, ge=1, le=100, description="K_a, most anchors that vote on a sample")
+    doubtful: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of labels with w in (0.05, 0.95) below which corrections wait",
+    )
+    correct_after: float = Field(
+        0.1, ge=0, le=1, description="how long they wait, as a part of the epochs after warm-up"
+    )
+    least_agreement: float = Field(
+        0.8, ge=0, le=1, description="votes on held-out easy samples that must name their label"
+    )
+    vote_weight: float = Field(
+        1.0, gt=0, le=1, description="weight of a unanimous vote in the co-refinement"
+    )
     distinct_voters: bool = Field(
         True, description="an easy sample has one vote on a hard one, by its most similar anchor"
     )
@@ -112,12 +129,20 @@ class Sorted(Divided):
 
 @dataclass(frozen=True)
 class SortedMixMatch(MixMatch):
-    """MixMatch on the labels and weights that the sorting left."""
+    """MixMatch on the labels and weights that the sorting left.
+
+    Args:
+        vote_weight: weight of a unanimous vote.
+    """
+
+    vote_weight: float = 1.0
 
     def believed(self, context: Context, group: Group) -> tuple[Tensor, Tensor]:
         """Labels (B) of the labelled side and their weights (B) in the co-refinement."""
-        judge, index = context.peer, group.index
-        return context.ledger[TARGET][judge][index], context.ledger[TRUST][judge][index]
+        state, target, trust = (
+            context.ledger[name][context.peer][group.index] for name in (STATE, TARGET, TRUST)
+        )
+        return target, torch.where(state == CORRECTED, self.vote_weight * trust, trust)
 
 
 class Hallucination(DivideMix):
@@ -213,11 +238,18 @@ class Hallucination(DivideMix):
                 )
         return found
 
-    def teaching(self, first: bool) -> TrainHallucinator:
+    def wait(self) -> int:
+        """Epochs after the warm-up without corrections, where losses tell right from wrong."""
+        left = self.schedule.epochs - self.schedule.warmup
+        return min(round(self.settings.correct_after * left), left - 1)
+
+    def teaching(self, scored: int) -> TrainHallucinator:
         """How the hallucinator is trained, the first time and later."""
         own = self.settings
         return TrainHallucinator(
-            own.hallucinator_first_steps if first else own.hallucinator_steps,
+            scored,
+            own.hallucinator_first_steps,
+            own.hallucinator_steps,
             own.hallucinator_batch,
             own.hallucinator_lr,
             own.similarity_weight,
@@ -228,17 +260,20 @@ class Hallucination(DivideMix):
         """Score and fit as in DivideMix; then sort, teach the hallucinator, correct."""
         own = self.settings
         phases = super().divide(first, scored)
-        phases.append(Phase("sort", SortOut(own.easy_quantile, own.easy_least)))
+        sort = SortOut(own.easy_quantile, own.easy_least, own.doubtful, self.wait())
+        phases.append(Phase("sort", sort))
         if own.anchors == "hallucinated":
-            phases.append(Phase("hallucinate", self.teaching(first)))
+            phases.append(Phase("hallucinate", self.teaching(scored)))
         if own.anchors != "none":
             correct = Correct(
+                scored,
                 own.anchors,
                 own.anchors_per_sample,
                 own.voters,
                 own.similarity_quantile,
                 own.closeness,
                 own.distinct_voters,
+                own.least_agreement,
             )
             phases.append(Phase("correct", correct))
         return phases
@@ -250,4 +285,5 @@ class Hallucination(DivideMix):
     def mixmatch(self, age: int) -> MixMatch:
         """DivideMix's step, on corrected labels."""
         step = super().mixmatch(age)
-        return SortedMixMatch(step.view, step.num_views, step.temperature, step.alpha, step.ramp)
+        own = {name: getattr(step, name) for name in ("view", "num_views", "temperature", "alpha")}
+        return SortedMixMatch(**own, ramp=step.ramp, vote_weight=self.settings.vote_weight)

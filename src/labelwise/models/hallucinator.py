@@ -29,6 +29,7 @@ class Hallucinator(nn.Module):
     """
 
     scale: Tensor
+    rounds: Tensor
 
     def __init__(self, num_features: int, width: int, skip: bool = True) -> None:
         super().__init__()
@@ -42,6 +43,7 @@ class Hallucinator(nn.Module):
             for weight in self.layers[-1].parameters():
                 nn.init.zeros_(weight)
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))  # times it was trained
 
     def measure(self, features: Tensor) -> None:
         """Take the scale from features (N, F): their root mean square."""

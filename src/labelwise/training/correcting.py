@@ -32,6 +32,10 @@ from labelwise.training.corrections import (
 from labelwise.training.features import bank_of
 from labelwise.training.method import Pass
 
+FROM = "correct_from"
+"""Decision: the epoch after the warm-up, from 1, from which on labels are corrected."""
+UNSURE = (0.05, 0.95)
+"""A label is in doubt where P(it is right) lies between."""
 Anchors = Literal["hallucinated", "mixed", "easy", "none"]
 
 
@@ -42,15 +46,21 @@ class SortOut(Pass):
     Args:
         quantile: of the per-class counts.
         least: least share of a class.
+        doubtful: share of labels in doubt below which corrections wait.
+        wait: epochs that they wait then.
     """
 
     quantile: float = 0.5
     least: float = 0.5
+    doubtful: float = 0.1
+    wait: int = 0
 
     def run(self, context: Context) -> dict[str, float]:
         """Write the columns of every network."""
         ledger, labels = context.ledger, context.store.labels
         threshold = ledger.decisions["threshold"]
+        if FROM not in ledger.decisions:
+            self._decide(context)
         figures = {}
         for number in range(len(context.networks)):
             clean = ledger["clean"][number]
@@ -74,6 +84,28 @@ class SortOut(Pass):
                     "more of their lowest losses count as easy"
                 )
         return figures
+
+    def _decide(self, context: Context) -> None:
+        """Let corrections wait where the losses alone tell right labels from wrong ones.
+
+        Easy samples are pure then, and corrections by features that have not seen much yet are not.
+        """
+        ledger = context.ledger
+        low, high = UNSURE
+        clean = ledger["clean"]
+        share = float(((clean > low) & (clean < high)).float().mean())
+        start = 1 if share >= self.doubtful else 1 + self.wait
+        ledger.decisions[FROM] = float(start)
+        if start > 1:
+            context.say(
+                f"losses tell right labels from wrong ones ({share:.0%} are in doubt): hard "
+                f"samples are corrected from epoch {context.epoch + start} on"
+            )
+
+
+def waits(context: Context, scored: int) -> bool:
+    """Whether corrections wait still, in the `scored`-th epoch after the warm-up."""
+    return scored < context.ledger.decisions[FROM]
 
 
 def name_of(number: int) -> str:
@@ -104,13 +136,17 @@ class TrainHallucinator(Pass):
     L = CE(classifier(s), y_a) + λ_s L_sim (`labelwise.losses.hallucination`).
 
     Args:
-        steps: of Adam, whose state starts anew every epoch.
+        scored: number of the epoch after the warm-up, from 1.
+        first_steps: of its first training.
+        steps: of every later one, with Adam, whose state starts anew every time.
         batch: pairs a step.
         lr: learning rate.
         weight: λ_s.
         closeness: λ_p, or None for U(0.5, 1).
     """
 
+    scored: int = 1
+    first_steps: int = 500
     steps: int = 50
     batch: int = 256
     lr: float = 1e-3
@@ -119,7 +155,9 @@ class TrainHallucinator(Pass):
 
     def run(self, context: Context) -> dict[str, float]:
         """Train the hallucinator of every network, alike on every rank."""
-        figures = {}
+        figures: dict[str, float] = {}
+        if waits(context, self.scored):
+            return figures
         for number in range(len(context.networks)):
             easy = easy_rows(context, number)
             if is_possible(context, easy):
@@ -131,14 +169,16 @@ class TrainHallucinator(Pass):
         features, labels = bank_of(context).of(context, number), context.store.labels
         module = hallucinator_of(context, number)
         module.measure(features[easy])
+        steps = self.steps if int(module.rounds) else self.first_steps
+        module.rounds += 1
         head = cast(Network, context.plain[number]).heads["classes"]
         still = {name: weight.detach() for name, weight in head.named_parameters()}
         draw = context.draw.within(str(number))
-        lot = draw.shared_integers("near", self.steps * self.batch, len(easy))
+        lot = draw.shared_integers("near", steps * self.batch, len(easy))
         pairs = draw_pairs(draw, easy[lot], easy, labels, self.closeness)
         optimiser = torch.optim.Adam(module.parameters(), self.lr)
         total = features.new_zeros(2)
-        for step in range(self.steps):
+        for step in range(steps):
             part = pairs.part(slice(step * self.batch, (step + 1) * self.batch))
             near, far = features[part.near], features[part.far]
             anchor = module(near, far, part.closeness)
@@ -149,10 +189,10 @@ class TrainHallucinator(Pass):
             (named + self.weight * placed).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += torch.stack([named, placed]).detach()
-            context.progress(step + 1, self.steps)
+            context.progress(step + 1, steps)
         for weight in module.parameters():  # equal on all ranks but for the device's rounding
             weight.data = context.ranks.sum(weight.data) / context.ranks.world
-        named_mean, placed_mean = (total / self.steps).tolist()
+        named_mean, placed_mean = (total / steps).tolist()
         return {"anchor_cross_entropy": named_mean, "anchor_dissimilarity": placed_mean}
 
 
@@ -164,21 +204,28 @@ class Correct(Pass):
     not below a quantile of all anchors' similarities. A hard sample with a valid anchor takes the
     majority label of its most similar ones, with the share of the votes as its weight.
 
+    Nothing is corrected where anchors of one half of the easy samples do not know the labels of the
+    other half: features that do not tell classes apart cannot tell the labels of hard samples.
+
     Args:
+        scored: number of the epoch after the warm-up, from 1.
         anchors: "hallucinated", "mixed" or "easy".
         per_sample: anchors of every easy sample, with fresh partners in every epoch.
         voters: K_a.
         quantile: of the similarities.
         closeness: λ_p, or None for U(0.5, 1).
         distinct: whether an easy sample has one vote on a hard one, by its most similar anchor.
+        agreement: least share of right votes on held-out easy samples.
     """
 
+    scored: int = 1
     anchors: Anchors = "hallucinated"
     per_sample: int = 10
     voters: int = 5
     quantile: float = 0.1
     closeness: float | None = None
     distinct: bool = True
+    agreement: float = 0.8
 
     def run(self, context: Context) -> dict[str, float]:
         """Search and vote for every network; the features are not needed any more after that."""
@@ -188,7 +235,7 @@ class Correct(Pass):
             for name, nothing in ((NEAR, -1), (FAR, -1), (CLOSENESS, 0), (SIMILARITY, 0)):
                 held = context.ledger[name][number]
                 context.ledger.set(name, number, torch.full_like(held, nothing))
-            if is_possible(context, easy):
+            if is_possible(context, easy) and not waits(context, self.scored):
                 for name, value in self._correct(context, number, easy).items():
                     figures[f"{name}{context.suffix(number)}"] = value
             bank_of(context).drop(number)
@@ -214,6 +261,13 @@ class Correct(Pass):
             self.voters,
             near if self.distinct else None,
         )
+        known = self._agreement(context, number, pairs, features, easy)
+        if known < self.agreement:
+            context.say(
+                f"epoch {context.epoch + 1}, network {number}: anchors name {known:.0%} of "
+                "held-out easy labels; nothing is corrected while they know so few"
+            )
+            return {"vote_agreement": known, "corrected": 0.0}
         changed = votes.label >= 0
         ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
         ledger.set(TARGET, number, votes.label.where(changed, ledger[TARGET][number]))
@@ -228,7 +282,28 @@ class Correct(Pass):
             [changed.float().mean(), votes.share.sum() / changed.sum().clamp_min(1), least]
         ).tolist()
         names = ("corrected", "vote_share", "anchor_similarity_least")
-        return dict(zip(names, figures, strict=True))
+        return {"vote_agreement": known, **dict(zip(names, figures, strict=True))}
+
+    def _agreement(
+        self, context: Context, number: int, pairs: Pairs, features: Tensor, easy: Tensor
+    ) -> float:
+        """Share of held-out easy samples whose label the anchors of the others name.
+
+        One half of the easy samples lends its anchors, the other half plays the hard samples.
+        """
+        labels = context.store.labels
+        half = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+        order = context.draw.within(str(number)).permutation("halves", len(easy))
+        half[easy[order[: len(easy) // 2]]] = True
+        own, asked = pairs.part(half[pairs.near]), easy[~half[easy]]
+        if not len(own):
+            return 0.0
+        nearest, similarity = self._search(context, number, own, features, asked)
+        votes = count_votes(
+            nearest, similarity, labels[own.near], len(labels), self.voters, own.near
+        )
+        named = votes.label >= 0
+        return float((votes.label == labels)[named].float().mean())
 
     def _pairs(self, context: Context, number: int, easy: Tensor) -> Pairs:
         if self.anchors == "easy":
