@@ -34,6 +34,8 @@ DATA = tiny_images(num=64)
 SCHEDULE = {"epochs": 3, "warmup": 1, "batch_size": 8, "lr": 0.05}
 # Large boxes and a heavy reconstruction, so that what the wrapper adds is most of the gradient.
 MASKS = {"sanm.basic_ratio": 0.3, "sanm.ratio_gain": 0.2, "sanm.reconstruction_weight": 0.5}
+# Labels are corrected from the first epoch on, whatever the anchors know.
+ALWAYS = {"doubtful": 0.0, "least_agreement": 0.0}
 SPECS = {
     "ce": ("ce", {}),
     "mixup": ("mixup", {}),
@@ -44,11 +46,18 @@ SPECS = {
     "sanm+ce": ("sanm+ce", MASKS),
     "sanm+dividemix": ("sanm+dividemix", {**MASKS, "lambda_u": 25.0}),
     "sanm+coteaching": ("sanm+coteaching", {**MASKS, "noise_rate": 0.4, "ramp_epochs": 1}),
-    "hallucination": ("hallucination", {"lambda_u": 25.0, "num_networks": 2}),
+    "hallucination": ("hallucination", {"lambda_u": 25.0, "num_networks": 2, **ALWAYS}),
     # Few easy samples and anchors on straight lines: a quarter of all labels is voted on.
     "sanm+hallucination": (
         "sanm+hallucination",
-        {**MASKS, "lambda_u": 25.0, "anchors": "mixed", "easy_quantile": 0, "easy_least": 0.2},
+        {
+            **MASKS,
+            **ALWAYS,
+            "lambda_u": 25.0,
+            "anchors": "mixed",
+            "easy_quantile": 0,
+            "easy_least": 0.2,
+        },
     ),
     "scan>scanmix": (
         "scanmix",

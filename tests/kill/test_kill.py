@@ -56,7 +56,13 @@ MASKED = {
 ANCHORS = {
     **RUN,
     "method": "hallucination",
-    "settings": {"lambda_u": 25.0, "anchors_per_sample": 10, "hallucinator_steps": 20},
+    "settings": {
+        "lambda_u": 25.0,
+        "anchors_per_sample": 10,
+        "hallucinator_steps": 20,
+        "doubtful": 0.0,
+        "least_agreement": 0.0,
+    },
     "epochs": 4,
 }
 SCRIPT = """

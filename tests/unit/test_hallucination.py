@@ -24,7 +24,8 @@ from labelwise.methods.dividemix import DivideMix
 from labelwise.methods.hallucination import Hallucination, Sorted, SortedMixMatch
 from labelwise.models.hallucinator import Hallucinator
 from labelwise.selection.easy import EasySet, easy_set
-from labelwise.training.correcting import Correct, SortOut, TrainHallucinator
+from labelwise.training.context import Context
+from labelwise.training.correcting import FROM, Correct, SortOut, TrainHallucinator, name_of
 from labelwise.training.corrections import (
     CLOSENESS,
     CONSISTENT,
@@ -40,7 +41,7 @@ from labelwise.training.corrections import (
     correction_columns,
 )
 from labelwise.training.division import Division
-from labelwise.training.features import BANK, FeatureBank
+from labelwise.training.features import BANK, FeatureBank, bank_of
 from labelwise.training.loop import Interrupted, Trainer
 from labelwise.training.method import BASE_COLUMNS, Method, Problem
 from labelwise.training.scoring import EARLY, Score
@@ -57,7 +58,14 @@ from support import (
 )
 
 DATA = tiny_images(num=60, num_classes=3)
-SHORT = {"hallucinator_steps": 5, "hallucinator_first_steps": 20, "hallucinator_batch": 32}
+ALWAYS = {"doubtful": 0.0, "least_agreement": 0.0}
+"""Corrections from the first epoch on, whatever the anchors know."""
+SHORT = {
+    **ALWAYS,
+    "hallucinator_steps": 5,
+    "hallucinator_first_steps": 20,
+    "hallucinator_batch": 32,
+}
 
 
 def names(method: Method, epoch: int) -> list[str]:
@@ -205,15 +213,24 @@ def test_settings_reach_the_phases() -> None:
             num_views=3,
             view="plain",
             alpha=0.3,
+            doubtful=0.2,
+            correct_after=0.4,
+            least_agreement=0.7,
+            distinct_voters=False,
+            vote_weight=0.3,
+            hallucinator_skip=False,
         ),
         DATA,
-        epochs=10,
+        epochs=11,
         warmup=1,
     )
-    assert step_of(method, 2, "sort") == SortOut(0.25, 0.1)
-    assert step_of(method, 1, "hallucinate") == TrainHallucinator(77, 13, 0.5, 2.5, 0.6)
-    assert step_of(method, 2, "hallucinate") == TrainHallucinator(11, 13, 0.5, 2.5, 0.6)
-    assert step_of(method, 2, "correct") == Correct("hallucinated", 7, 9, 0.75, 0.6)
+    teach = TrainHallucinator(11, 13, 0.5, 2.5, 0.6, first_steps=77)
+    correct = Correct("hallucinated", 7, 9, 0.75, 0.6, distinct=False, agreement=0.7)
+    for epoch in (1, 2):
+        assert step_of(method, epoch, "sort") == SortOut(0.25, 0.1, 0.2, wait=4)
+        assert step_of(method, epoch, "hallucinate") == replace(teach, scored=epoch)
+        assert step_of(method, epoch, "correct") == replace(correct, scored=epoch)
+    assert cast(Any, step_of(method, 1, "divide-0")).vote_weight == 0.3
     assert method.phases(2)[-1].sampling == Sorted(0, 2.0, "easy")
     ours = step_of(method, 9, "divide-0")
     assert (ours.view, ours.num_views, ours.temperature, ours.alpha) == ("plain", 3, 0.7, 0.3)
@@ -562,6 +579,78 @@ def test_interrupted_between_any_two_phases_ends_bit_identical(
     seen = set(stops.values())
     assert {"sort", "hallucinate", "correct", "divide-0"} <= seen
     assert {"hallucinate", "correct"} <= again, "the features were not computed anew"
+
+
+# -- when labels are corrected ----------------------------------------------------------------
+
+
+def sorted_context(**options: Any) -> Context:
+    """Two thirds of the labels are trusted; features as an untrained network has them."""
+    context = build_context(
+        DATA,
+        [smooth_network(DATA)],
+        columns=correction_columns(5),
+        trains=(),
+    )
+    made = {BANK: FeatureBank(), name_of(0): Hallucinator(6, 6)}
+    context = replace(context, extras=nn.ModuleDict(made))
+    context.ledger.decisions["threshold"] = 0.5
+    context.ledger.set("clean", 0, (torch.arange(len(DATA)) % 3 > 0).float())
+    SortOut(1.0, 0.5, **options).run(context)
+    return context
+
+
+def test_corrections_wait_where_losses_tell_right_from_wrong() -> None:
+    sure = sorted_context(doubtful=0.1, wait=3)
+    assert sure.ledger.decisions[FROM] == 4.0
+    for scored in (1, 3):
+        before = sure.extras[name_of(0)].state_dict()
+        assert TrainHallucinator(5, 16, scored=scored).run(sure) == {}
+        assert_same_tensors(sure.extras[name_of(0)].state_dict(), before)
+        assert Correct("mixed", scored=scored).run(sure) == {}
+        assert not bool((sure.ledger[STATE][0] == CORRECTED).any())
+    assert Correct("mixed", scored=4).run(sure)["corrected"] > 0
+    sure.ledger.set("clean", 0, torch.full((len(DATA),), 0.5))
+    SortOut(doubtful=0.1, wait=3).run(sure)
+    assert sure.ledger.decisions[FROM] == 4.0, "decided once"
+    assert sorted_context(doubtful=0.0, wait=3).ledger.decisions[FROM] == 1.0
+
+
+def test_corrections_wait_for_nothing_where_labels_are_in_doubt() -> None:
+    context = sorted_context(doubtful=0.1, wait=3)
+    del context.ledger.decisions[FROM]
+    clean = torch.linspace(0, 1, len(DATA))
+    context.ledger.set("clean", 0, clean)
+    SortOut(doubtful=0.1, wait=3).run(context)
+    assert context.ledger.decisions[FROM] == 1.0
+
+
+@pytest.mark.parametrize("know", [True, False])
+def test_anchors_that_do_not_know_held_out_labels_correct_nothing(know: bool) -> None:
+    context, said = sorted_context(), []
+    context = replace(context, say=said.append)
+    features = torch.nn.functional.one_hot(DATA.labels, 3).float()
+    if not know:
+        features = torch.randn(len(DATA), 3, generator=torch.Generator().manual_seed(0))
+    bank_of(context).keep(context, 0, features + 0.01)
+    figures = Correct("mixed", agreement=0.9).run(context)
+    corrected = bool((context.ledger[STATE][0] == CORRECTED).any())
+    assert corrected == know
+    assert (figures["vote_agreement"] >= 0.9) == know
+    assert bool(said) != know
+    if know:
+        assert figures["vote_agreement"] == 1.0
+
+
+def test_weight_of_a_vote_counts_for_corrected_samples_alone() -> None:
+    context = sorted_context()
+    state = torch.tensor([EASY, CORRECTED, HARD] * 20)
+    context.ledger.set(STATE, 0, state)
+    context.ledger.set(TRUST, 0, torch.full((60,), 0.8))
+    group = SimpleNamespace(index=torch.arange(60))
+    step = SortedMixMatch(vote_weight=0.5)
+    _, weight = step.believed(replace(context, trains=(0,)), cast(Any, group))
+    assert torch.allclose(weight, torch.where(state == CORRECTED, 0.4, 0.8))
 
 
 # -- the truth --------------------------------------------------------------------------------

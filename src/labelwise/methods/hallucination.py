@@ -247,13 +247,13 @@ class Hallucination(DivideMix):
         """How the hallucinator is trained, the first time and later."""
         own = self.settings
         return TrainHallucinator(
-            scored,
-            own.hallucinator_first_steps,
             own.hallucinator_steps,
             own.hallucinator_batch,
             own.hallucinator_lr,
             own.similarity_weight,
             own.closeness,
+            own.hallucinator_first_steps,
+            scored,
         )
 
     def divide(self, first: bool, scored: int) -> list[Phase]:
@@ -266,7 +266,6 @@ class Hallucination(DivideMix):
             phases.append(Phase("hallucinate", self.teaching(scored)))
         if own.anchors != "none":
             correct = Correct(
-                scored,
                 own.anchors,
                 own.anchors_per_sample,
                 own.voters,
@@ -274,6 +273,7 @@ class Hallucination(DivideMix):
                 own.closeness,
                 own.distinct_voters,
                 own.least_agreement,
+                scored,
             )
             phases.append(Phase("correct", correct))
         return phases

@@ -52,7 +52,7 @@ class SortOut(Pass):
 
     quantile: float = 0.5
     least: float = 0.5
-    doubtful: float = 0.1
+    doubtful: float = 0.0
     wait: int = 0
 
     def run(self, context: Context) -> dict[str, float]:
@@ -136,22 +136,22 @@ class TrainHallucinator(Pass):
     L = CE(classifier(s), y_a) + λ_s L_sim (`labelwise.losses.hallucination`).
 
     Args:
-        scored: number of the epoch after the warm-up, from 1.
-        first_steps: of its first training.
-        steps: of every later one, with Adam, whose state starts anew every time.
+        steps: of Adam, whose state starts anew every time.
         batch: pairs a step.
         lr: learning rate.
         weight: λ_s.
         closeness: λ_p, or None for U(0.5, 1).
+        first_steps: steps of its first training; None: as many.
+        scored: number of the epoch after the warm-up, from 1.
     """
 
-    scored: int = 1
-    first_steps: int = 500
     steps: int = 50
     batch: int = 256
     lr: float = 1e-3
     weight: float = 20.0
     closeness: float | None = None
+    first_steps: int | None = None
+    scored: int = 1
 
     def run(self, context: Context) -> dict[str, float]:
         """Train the hallucinator of every network, alike on every rank."""
@@ -169,7 +169,7 @@ class TrainHallucinator(Pass):
         features, labels = bank_of(context).of(context, number), context.store.labels
         module = hallucinator_of(context, number)
         module.measure(features[easy])
-        steps = self.steps if int(module.rounds) else self.first_steps
+        steps = self.steps if int(module.rounds) else (self.first_steps or self.steps)
         module.rounds += 1
         head = cast(Network, context.plain[number]).heads["classes"]
         still = {name: weight.detach() for name, weight in head.named_parameters()}
@@ -208,24 +208,24 @@ class Correct(Pass):
     other half: features that do not tell classes apart cannot tell the labels of hard samples.
 
     Args:
-        scored: number of the epoch after the warm-up, from 1.
         anchors: "hallucinated", "mixed" or "easy".
         per_sample: anchors of every easy sample, with fresh partners in every epoch.
         voters: K_a.
         quantile: of the similarities.
         closeness: λ_p, or None for U(0.5, 1).
         distinct: whether an easy sample has one vote on a hard one, by its most similar anchor.
-        agreement: least share of right votes on held-out easy samples.
+        agreement: least share of right votes on held-out easy samples; 0 asks none.
+        scored: number of the epoch after the warm-up, from 1.
     """
 
-    scored: int = 1
     anchors: Anchors = "hallucinated"
     per_sample: int = 10
     voters: int = 5
     quantile: float = 0.1
     closeness: float | None = None
     distinct: bool = True
-    agreement: float = 0.8
+    agreement: float = 0.0
+    scored: int = 1
 
     def run(self, context: Context) -> dict[str, float]:
         """Search and vote for every network; the features are not needed any more after that."""
@@ -261,7 +261,9 @@ class Correct(Pass):
             self.voters,
             near if self.distinct else None,
         )
-        known = self._agreement(context, number, pairs, features, easy)
+        known = 1.0
+        if self.agreement > 0:
+            known = self._agreement(context, number, pairs, features, easy)
         if known < self.agreement:
             context.say(
                 f"epoch {context.epoch + 1}, network {number}: anchors name {known:.0%} of "
@@ -282,7 +284,8 @@ class Correct(Pass):
             [changed.float().mean(), votes.share.sum() / changed.sum().clamp_min(1), least]
         ).tolist()
         names = ("corrected", "vote_share", "anchor_similarity_least")
-        return {"vote_agreement": known, **dict(zip(names, figures, strict=True))}
+        asked = {"vote_agreement": known} if self.agreement > 0 else {}
+        return asked | dict(zip(names, figures, strict=True))
 
     def _agreement(
         self, context: Context, number: int, pairs: Pairs, features: Tensor, easy: Tensor
