@@ -183,11 +183,16 @@ class Hallucination(DivideMix):
         6. λ_u, the threshold on w and the window of losses follow from the estimated noise rate
            as in DivideMix, whose numbered differences hold here too.
         7. The warm-up is half as long as DivideMix's.
-        8. An easy label weighs w, but at least the threshold on it, so that a class that had to be
+        8. Corrections need anchors that know something: of the easy samples held out, four in five
+           must get their own label by the votes of the others' anchors, or nothing is corrected in
+           this epoch. And where the losses alone tell right from wrong labels at the start (less
+           than a tenth of the labels are in doubt), easy samples are all but pure, and corrections
+           wait for a tenth of the epochs, until the features are better.
+        9. An easy label weighs w, but at least the threshold on it, so that a class that had to be
            kept alive counts.
-        9. Under SANM the masks follow P(given label is right), as around any host: what was
+        10. Under SANM the masks follow P(given label is right), as around any host: what was
            corrected is masked more, though its new label may be right.
-        10. Two networks (`num_networks=2`) sort and correct for each other.
+        11. Two networks (`num_networks=2`) sort and correct for each other.
     """
 
     name = "hallucination"
