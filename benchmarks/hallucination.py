@@ -9,7 +9,8 @@
 and, for CE and SANM around it, for as much time as anchor hallucination took. `ablation` runs
 its recipes. `tails` thins out the training classes of digits, from all of their samples to a
 twentieth; the test set keeps all classes alike. `cifar` trains on 10,000 CIFAR-10 images at
-32 pixels with a small network. Each run is a process of its own with one thread; a crash loses
+32 pixels with a small network. `cost` is for the seconds alone (`--workers 1`, an otherwise idle
+machine): this method and DivideMix in turn. Each run is a process of its own with one thread; a crash loses
 one run. Rows are written as they come, and rows that are there already are not run again. No
 labels are planted beside the noise.
 """
@@ -45,7 +46,7 @@ NOISES = (
     *(f"semantic:0.{tenths}" for tenths in (3, 4)),
 )
 LABELS = ("semantic_resnet",)
-SUITES = ("table", "ablation", "tails", "cifar")
+SUITES = ("table", "ablation", "tails", "cifar", "cost")
 DIVISION = (
     "labelled_right",
     "hard_clean_kept",
@@ -155,9 +156,17 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         "ablation": tuple(recipes()),
         "tails": tuple(TAILS),
         "cifar": (*METHODS, *PARTS),
+        "cost": ("dividemix", "hallucination"),
     }
     tails = ("instance:0.4", "semantic:0.3")
-    noises = {"table": NOISES, "ablation": NOISES[-1:], "tails": tails, "cifar": LABELS}
+    cost = ("instance:0.2", "instance:0.5", "semantic:0.4")
+    noises = {
+        "table": NOISES,
+        "ablation": NOISES[-1:],
+        "tails": tails,
+        "cifar": LABELS,
+        "cost": cost,
+    }
     return [
         Job(options.suite, name, noise, seed)
         for seed in options.seeds
