@@ -10,9 +10,9 @@ and, for CE and SANM around it, for as much time as anchor hallucination took. `
 its recipes. `tails` thins out the training classes of digits, from all of their samples to a
 twentieth; the test set keeps all classes alike. `cifar` trains on 10,000 CIFAR-10 images at
 32 pixels with a small network. `cost` is for the seconds alone (`--workers 1`, an otherwise idle
-machine): this method and DivideMix in turn. Each run is a process of its own with one thread; a crash loses
-one run. Rows are written as they come, and rows that are there already are not run again. No
-labels are planted beside the noise.
+machine): this method and DivideMix in turn. Each run is a process of its own with one thread; a
+crash loses one run. Rows are written as they come, and rows that are there already are not run
+again. No labels are planted beside the noise.
 """
 
 from __future__ import annotations
