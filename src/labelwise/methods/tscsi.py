@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from labelwise.augment.mix import mix_coefficient
 from labelwise.data.ledger import Column
-from labelwise.losses.classification import negative_entropy, one_hot, soft_cross_entropy
+from labelwise.losses.classification import negative_entropy, soft_cross_entropy
 from labelwise.losses.discrepancy import discrepancy
 from labelwise.methods.dividemix import (
     WINDOW,
@@ -34,12 +34,12 @@ from labelwise.training.centrality import (
 from labelwise.training.context import Context
 from labelwise.training.corrections import CONSISTENT
 from labelwise.training.features import BANK, FeatureBank
-from labelwise.training.groups import Groups, add_views
+from labelwise.training.groups import Groups
 from labelwise.training.method import Phase, Step
 from labelwise.training.mixing import mix_groups
 from labelwise.training.sampling import Sampling, batch_rows, deal
 from labelwise.training.scoring import EARLY, Score
-from labelwise.training.steps import Supervised
+from labelwise.training.steps import Supervised, labelled_views
 from labelwise.training.trace import observe
 
 
@@ -133,18 +133,7 @@ class Diverge(Step):
 
     def views(self, context: Context, groups: Groups) -> Groups:
         """One augmented view; the label is not looked at."""
-        return add_views(
-            groups,
-            {
-                side: [
-                    (
-                        context.view(group, self.view, f"{side}/0"),
-                        one_hot(group.label, context.num_classes),
-                    )
-                ]
-                for side, group in groups.items()
-            },
-        )
+        return labelled_views(context, groups, self.view)
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
         """The negative mean discrepancy; it moves the twins alone."""

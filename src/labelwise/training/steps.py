@@ -31,18 +31,7 @@ class Supervised(Step):
 
     def views(self, context: Context, groups: Groups) -> Groups:
         """One augmented view of each side, with its given label."""
-        return add_views(
-            groups,
-            {
-                side: [
-                    (
-                        context.view(group, self.view, f"{side}/0"),
-                        one_hot(group.label, context.num_classes),
-                    )
-                ]
-                for side, group in groups.items()
-            },
-        )
+        return labelled_views(context, groups, self.view)
 
     def loss(self, context: Context, groups: Groups) -> dict[str, Tensor]:
         """Mean soft cross-entropy over all views of all sides."""
@@ -58,3 +47,19 @@ class Supervised(Step):
 def mean_over_views(values: Tensor, num_views: int) -> Tensor:
     """Average rows (V·B, ...) that lie view by view to (B, ...)."""
     return values.reshape(num_views, -1, *values.shape[1:]).mean(0)
+
+
+def labelled_views(context: Context, groups: Groups, view: str) -> Groups:
+    """The groups with one more view of the policy `view`, with its given label as the target."""
+    return add_views(
+        groups,
+        {
+            side: [
+                (
+                    context.view(group, view, f"{side}/0"),
+                    one_hot(group.label, context.num_classes),
+                )
+            ]
+            for side, group in groups.items()
+        },
+    )
