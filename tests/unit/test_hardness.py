@@ -437,7 +437,7 @@ def test_a_run_leaves_columns_and_arrays(tmp_path: Path, anchors: str) -> None:
         limit=200,
         epochs=3,
         schedule={"warmup": 2},
-        settings={"anchors": anchors} if sorts else {},
+        settings={"anchors": anchors, "doubtful": 0.0, "least_agreement": 0.0} if sorts else {},
         out=str(tmp_path / "run"),
         threads=1,
         plant=0.15,
