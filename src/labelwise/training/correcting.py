@@ -247,6 +247,15 @@ class Correct(Pass):
         hard = (state == HARD).nonzero().flatten()
         features = bank_of(context).of(context, number)
         pairs = self._pairs(context, number, easy)
+        known = 1.0
+        if self.agreement > 0:
+            known = self._agreement(context, number, pairs, features, easy)
+        if known < self.agreement:
+            context.say(
+                f"epoch {context.epoch + 1}, network {number}: anchors name {known:.0%} of "
+                "held-out easy labels; nothing is corrected while they know so few"
+            )
+            return {"vote_agreement": known, "corrected": 0.0}
         nearest, similarity = self._search(context, number, pairs, features, hard)
         # `torch.quantile` takes no more than 16 million numbers.
         place = int(self.quantile * (len(similarity) - 1))
@@ -261,15 +270,6 @@ class Correct(Pass):
             self.voters,
             near if self.distinct else None,
         )
-        known = 1.0
-        if self.agreement > 0:
-            known = self._agreement(context, number, pairs, features, easy)
-        if known < self.agreement:
-            context.say(
-                f"epoch {context.epoch + 1}, network {number}: anchors name {known:.0%} of "
-                "held-out easy labels; nothing is corrected while they know so few"
-            )
-            return {"vote_agreement": known, "corrected": 0.0}
         changed = votes.label >= 0
         ledger.set(STATE, number, torch.where(changed, CORRECTED, state))
         ledger.set(TARGET, number, votes.label.where(changed, ledger[TARGET][number]))
