@@ -34,7 +34,8 @@ class Result:
     @cached_property
     def labels(self) -> pd.DataFrame:
         """One row per training sample: given and suggested label, quality, and so on."""
-        return pd.read_parquet(RunFolder(self.path).labels)
+        # Absolute: pyarrow takes a relative name with a colon for a URI.
+        return pd.read_parquet(RunFolder(self.path).labels.absolute())
 
     @cached_property
     def summary(self) -> dict[str, Any]:

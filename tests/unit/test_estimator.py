@@ -175,6 +175,17 @@ def test_without_a_folder_the_run_lies_in_the_temporary_folder(
     assert "<html" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_folder_with_a_colon_in_its_relative_name(
+    result: labelwise.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(result.path, tmp_path / "symmetric:0.5")
+    monkeypatch.chdir(tmp_path)
+    moved = labelwise.Result(Path("symmetric:0.5"))
+    assert moved.labels.equals(result.labels)
+    moved.report()
+    assert (tmp_path / "symmetric:0.5" / "report.html").stat().st_size > 1000
+
+
 def test_the_report_is_written_again(result: labelwise.Result) -> None:
     page = result.path / "report.html"
     before = page.read_bytes()

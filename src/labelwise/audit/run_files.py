@@ -138,6 +138,7 @@ def read_labels(path: Path, classes: Sequence[str]) -> LabelColumns:
     import pyarrow.parquet as pq
 
     _require(path)
+    path = path.absolute()  # pyarrow takes a relative name with a colon for a URI
     try:
         present = set(pq.read_schema(path).names)
         wanted = [name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if name in present]
