@@ -12,8 +12,9 @@ labelwise's own share that is measured there, not the network's.
 
 Processor time is what is compared: unlike the time on the clock it does not change with what else
 the machine does. The table gives it per 1,000 images, the slope of its log against the log of the
-size (1 is linear), and the further bytes of the process per further image. Nothing is evaluated on test images, nothing is
-committed to disk in between, and the audit that ends a run is not part of an epoch.
+size (1 is linear), and the further bytes of the process per further image. Nothing is evaluated
+on test images, nothing is committed to disk in between, and the audit that ends a run is not part
+of an epoch.
 """
 
 from __future__ import annotations
@@ -199,8 +200,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         found = sorted((r for r in rows if r["series"] == series), key=lambda r: r["images"])
         for row in found:
             each = 1000 * row["cpu_seconds"] / row["images"]
-            figures = f"{row['seconds']:,.1f} | {row['cpu_seconds']:,.1f} | {each:.2f} | {row['peak_bytes'] / 2**20:,.0f}"
-            lines += [f"| {TITLES[series]} | {row['images']:,} | {figures} |"]
+            times = f"{row['seconds']:,.1f} | {row['cpu_seconds']:,.1f} | {each:.2f}"
+            size, peak = f"{row['images']:,}", f"{row['peak_bytes'] / 2**20:,.0f}"
+            lines += [f"| {TITLES[series]} | {size} | {times} | {peak} |"]
         if len(found) > 1:
             large = found[1:] if len(found) > 2 else found
             lines.append(
