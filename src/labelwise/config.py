@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from labelwise.errors import UserError, unknown
 
+RISE = 0.2
+"""Share of the run in which the learning rate of one cycle rises."""
+
 
 class Strict(BaseModel):
     """A frozen model without unknown keys, whose errors are messages for users."""
@@ -58,10 +61,15 @@ class Schedule(Strict):
     lr: float = Field(0.02, gt=0, description="learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum")
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty on all weights")
-    decay: Literal["step", "cosine", "none"] = Field("step", description="learning-rate decay")
+    decay: Literal["step", "cosine", "onecycle", "none"] = Field(
+        "step", description="learning-rate decay; onecycle also rises at the start"
+    )
     decay_at: float = Field(0.5, gt=0, le=1, description="step decay: fraction of the epochs")
     decay_factor: float = Field(0.1, gt=0, le=1, description="step decay: factor on the lr")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="sgd with momentum, or adam")
+    evaluate_every: int = Field(
+        1, ge=1, description="epochs between measurements on test data; the last one is measured"
+    )
 
     @classmethod
     def scaled(cls, num_samples: int, kind: str, iterations: int) -> Schedule:
@@ -98,12 +106,25 @@ class Schedule(Strict):
         wanted = max(0.04 * self.epochs, 450 * growth(num_samples) / steps)
         return self.override({"warmup": max(1, round(min(wanted, 0.3 * self.epochs)))})
 
-    def lr_at(self, epoch: int) -> float:
-        """The learning rate of an epoch (0-based)."""
+    def lr_at(self, epoch: float) -> float:
+        """The learning rate of an epoch (0-based), or of a moment within it under `by_step`.
+
+        One cycle (Smith and Topin, arXiv 1708.07120, in straight lines) rises from a tenth of the
+        rate to all of it over the first `RISE` of the run and falls to 0 at its very end.
+        """
+        if self.decay == "onecycle":
+            part = epoch / self.epochs
+            rising = 0.1 + 0.9 * part / RISE
+            return self.lr * min(rising, (1 - part) / (1 - RISE))
         if self.decay == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
         late = self.decay == "step" and epoch >= self.decay_at * self.epochs
         return self.lr * self.decay_factor if late else self.lr
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the learning rate changes from step to step: few epochs are too coarse for it."""
+        return self.decay == "onecycle"
 
 
 def growth(num_samples: int) -> float:
@@ -143,10 +164,13 @@ class RunConfig(Strict):
     precision: str = Field("auto", description="auto, 32-true, bf16-mixed, 16-mixed")
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves them")
     checkpoint_every: float = Field(15.0, ge=0, description="seconds between commits at least")
+    budget: dict[str, Any] | None = Field(
+        None, description="how a time budget chose the values, for the reader; changes nothing"
+    )
 
     def digest(self) -> str:
         """SHA-256 of what decides the result: a checkpoint of another digest is refused."""
-        ignored = {"threads", "checkpoint_every", "on_bad_image"}
+        ignored = {"threads", "checkpoint_every", "on_bad_image", "budget"}
         text = json.dumps(self.model_dump(exclude=ignored), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from labelwise.errors import UserError
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared, prepare
 from labelwise.methods import all_settings
 from labelwise.outputs import finish
+from labelwise.planning.budget import plan_within, require_budget
 from labelwise.pretrained import (
     load_pretrained,
     resume_pretraining,
@@ -37,7 +39,8 @@ def fit(
     *,
     truth: Any = None,
     test: Any = None,
-    method: str | Method = "dividemix",
+    method: str | Method | None = None,
+    budget: float | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     schedule: Mapping[str, Any] | None = None,
@@ -57,7 +60,11 @@ def fit(
         labels: labels (N) of data in memory, of any type; class names are their text.
         truth: true labels (N) of data in memory, where they are known; methods never see them.
         test: a data source to test on, or a pair (inputs, labels) in memory.
-        method: a name such as "dividemix", or a method object.
+        method: a name such as "dividemix", or a method object; None takes DivideMix, or what the
+            budget allows.
+        budget: minutes in which to end, reading the data and the audit included. What is not
+            given (method, epochs, batch size, learning rate) is then planned by short trials,
+            and written to `config.json`.
         out: the run folder; None makes one in the system's temporary folder.
         settings: method settings by name, such as ``{"lambda_u": 25}``; those of the pre-training
             have its name in front, such as ``{"simclr.epochs": 100}``.
@@ -75,8 +82,11 @@ def fit(
     Raises:
         UserError: anything the caller can mend; nothing is left half-written.
     """
+    start = time.monotonic()
     if isinstance(method, type):
         raise UserError(f"pass a method object, not the class: {method.__name__}().")
+    if budget is not None and isinstance(method, Method):
+        raise UserError("a budget plans methods by name: pass method='...', not an object.")
     in_memory = not isinstance(data, str | Path)
     own = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     own = {name: value for name, value in own.items() if value is not None}
@@ -86,7 +96,7 @@ def fit(
     config = RunConfig.parse(
         {
             "data": IN_MEMORY if in_memory else place(data),
-            "method": built.spec if built else method,
+            **({} if method is None else {"method": built.spec if built else method}),
             "pretrain": pretrain,
             "init": starting_point(init),
             "settings": {**(all_settings(built) if built else {}), **(settings or {})},
@@ -97,6 +107,8 @@ def fit(
         "the run",
     )
     parse_names(config.pretrain or "")
+    if budget is not None:
+        require_budget(budget, config)
     if built is None:
         built = build_method(config.method, config.settings)[0]
     elif split_settings(settings or {})[0]:
@@ -109,6 +121,12 @@ def fit(
     memory = InMemory(data, labels, truth, test) if in_memory else InMemory(None, test=test)
     prepared = prepare(config, memory)
     notes = seen_before(config, prepared.train, prepared.test)
+    if budget is not None:
+        config, prepared, said = plan_within(
+            config, prepared, memory, budget, start, method_given=method is not None
+        )
+        built = build_method(config.method, config.settings)[0]
+        notes = (*notes, *said)
     if notes:
         train = replace(prepared.train, notes=(*prepared.train.notes, *notes))
         prepared = replace(prepared, train=train)

@@ -15,7 +15,7 @@ import labelwise
 
 ROOT = Path(labelwise.__file__).parent
 LAYERS = (
-    {"errors", "discovery", "config", "rng"},
+    {"errors", "discovery", "config", "rng", "citations"},
     {"data", "noise", "models", "augment", "losses", "selection", "estimation"},
     {"training"},
     {"audit", "methods", "pretraining"},
@@ -30,7 +30,7 @@ LAYERS = (
             "pretrained",
             "estimator",
         ),
-        *("advice", "diagnosis", "benchmark"),
+        *("advice", "diagnosis", "bench", "planning"),
     },
     {"cli"},
     {"__main__"},

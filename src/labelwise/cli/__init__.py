@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from labelwise.cli import audit, decide, lists, noise, pretrain, results, train
+from labelwise.cli import audit, bench, cite, decide, lists, noise, pretrain, results, train
 from labelwise.cli.shared import app
 
-COMMANDS = (train, pretrain, audit, results, decide, lists, noise)
+COMMANDS = (train, pretrain, audit, results, decide, lists, noise, bench, cite)
 """The modules whose import adds the commands."""
 
 

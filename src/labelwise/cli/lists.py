@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labelwise.cli.shared import AsJson, app, friendly
+from labelwise.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from labelwise.recipes.recipe import Recipe
     from labelwise.training.method import Method
+
+CIFAR = ("cifar-10-batches-bin", "--test", "cifar-10-batches-bin/test_batch.bin")
+CIFAR_100 = ("cifar-100-binary", "--test", "cifar-100-binary/test.bin")
+DATA: dict[str | None, tuple[str, ...]] = {
+    "cifar10": CIFAR,
+    "cifar10n": CIFAR,
+    "cifar100": CIFAR_100,
+    "cifar100n": CIFAR_100,
+    "webvision": ("DATA", "--test", "TEST"),
+    "clothing1m": ("DATA", "--test", "TEST"),
+    "animal10n": ("DATA", "--test", "TEST"),
+}
+"""The data that a recipe is for, as they stand on a command line."""
 
 
 @app.command()
@@ -67,14 +84,87 @@ def show_row(row: Mapping[str, Any], prefix: str) -> None:
 
 @app.command()
 @friendly
-def recipes(as_json: AsJson = False) -> None:
-    """List the recipes: whole configurations of the papers' table cells."""
-    from labelwise.recipes import known_recipes
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show all that this one sets.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Those for a data set: cifar10, cifar100n, webvision, …")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Those of a method.")] = None,
+    match: Annotated[str | None, typer.Option(help="Those with this in name or summary.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the recipes: whole configurations of the papers' table cells.
 
-    found = known_recipes()
+    Numbers are the paper's test accuracies in percent, mean of the last epochs and best epoch.
+    """
+    from labelwise.recipes import find_recipe, known_recipes
+
+    found = known_recipes() if name is None else {name: find_recipe(name)}
+    for word, value, field in (("data set", dataset, "dataset"), ("method", method, "method")):
+        if value is not None:
+            values = {getattr(recipe, field) for recipe in found.values()} - {None}
+            if value not in values:
+                raise unknown(f"{word} of a recipe", value, values)
+            found = {n: r for n, r in found.items() if getattr(r, field) == value}
+    if match is not None:
+        wanted = match.casefold()
+        found = {n: r for n, r in found.items() if wanted in f"{n} {r.summary}".casefold()}
     if as_json:
         typer.echo(json.dumps({n: r.model_dump() for n, r in found.items()}, indent=2))
         return
-    for name, recipe in found.items():
-        number = "" if recipe.paper_accuracy is None else f" (paper: {recipe.paper_accuracy} %)"
-        typer.echo(f"{name}{number}: {recipe.summary}")
+    if not found:
+        raise UserError("no recipe is all of that: leave one of the filters out.")
+    lines = table(found, sys.stdout.isatty()) if name is None else shown(name, found[name])
+    typer.echo("\n".join(lines))
+
+
+def table(found: Mapping[str, Recipe], headings: bool) -> Iterator[str]:
+    """The recipes as aligned lines, by data set.
+
+    Args:
+        found: the recipes by name.
+        headings: whether to say what stands in the columns, and to name the data sets; without
+            them there is a line per recipe, for programs.
+    """
+    from labelwise.recipes.cells import TITLES
+
+    width = max(map(len, found), default=0)
+    for dataset in (*TITLES, None):
+        group = {n: r for n, r in found.items() if r.dataset == dataset}
+        if headings and group:
+            title = f"{TITLES[dataset] if dataset else 'any data'}"
+            yield f"\n{title:{width}}  {'last':>5}  {'best':>5}"
+        for name, recipe in group.items():
+            last, best = percent(recipe.paper_accuracy), percent(recipe.paper_best)
+            yield f"{name:{width}}  {last:>5}  {best:>5}  {recipe.column or recipe.summary}"
+
+
+def percent(number: float | None) -> str:
+    """A number of a paper; "-" where it is not known."""
+    if number is None:
+        return "-"
+    return f"{number:.1f}" if round(number, 1) == number else f"{number:.2f}"
+
+
+def shown(name: str, recipe: Recipe) -> Iterator[str]:
+    """All that a recipe sets, and how to run it."""
+    yield f"{name}: {recipe.summary}"
+    if recipe.source:
+        last, best = percent(recipe.paper_accuracy), percent(recipe.paper_best)
+        yield f"paper, test accuracy in percent: last epochs {last}, best {best} ({recipe.source})"
+    words = ["labelwise", "fit", *DATA.get(recipe.dataset, ("DATA",))]
+    yield f"\nRun it:\n    {shlex.join([*words, '--recipe', name])}"
+    options = {
+        "--method": recipe.method,
+        "--model": recipe.model,
+        "--pretrain": recipe.pretrain,
+        "--noise": recipe.noise,
+        "--label-column": recipe.label_column,
+        "--image-size": recipe.image_size,
+        "--plant": 0,
+    }
+    sets = {**recipe.settings, **{f"schedule.{n}": v for n, v in recipe.schedule.items()}}
+    yield "\nWhat it sets; what you give beside it wins:"
+    yield from (f"    {option} {value}" for option, value in options.items() if value is not None)
+    for setting, value in sets.items():
+        yield f"    --set {setting}={value if isinstance(value, str) else json.dumps(value)}"

@@ -40,6 +40,9 @@ def fit(
         str | None, typer.Option(help="Folder of a pre-training or run to start from.")
     ] = None,
     model: Annotated[str, typer.Option(help="Backbone: labelwise's or any timm name.")] = "auto",
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes to end in; plans what is not given.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs; default scales with data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -93,6 +96,12 @@ def fit(
         "threads": threads,
         "checkpoint_every": checkpoint_every,
     }
+    if recipe is not None and budget is not None:
+        from labelwise.errors import UserError
+
+        raise UserError(
+            f"--recipe {recipe} says how long to train, and so does --budget: leave one away."
+        )
     if recipe is not None:
         from labelwise.recipes import apply_recipe
 
@@ -107,10 +116,10 @@ def fit(
             start = starting_point(init)
             done = () if start is None else pretraining_of(start)
             settings = {**fitting_settings(settings, given, done), **own}
-    options["method"] = options["method"] or "dividemix"
+    title = options["method"] or ("dividemix" if budget is None else "budget")
     stem = at_home(data).resolve().stem
-    folder = out or next_free(Path("runs"), f"{stem}-{options['method']}")
-    listener = listener_for(f"{options['method']} on {Path(data).name}", quiet or as_json)
+    folder = out or next_free(Path("runs"), f"{stem}-{title}")
+    listener = listener_for(f"{title} on {Path(data).name}", quiet or as_json)
     try:
         result = estimator.fit(
             data,
@@ -121,6 +130,7 @@ def fit(
             batch_size=batch_size,
             lr=lr,
             listener=listener,
+            budget=budget,
             **options,
         )
     except estimator.Interrupted:

@@ -29,6 +29,15 @@ class CrossEntropy(Method):
         "cifar10 symmetric 80 best": 62.9,
         "cifar10 symmetric 90 best": 42.7,
         "cifar10 asymmetric 40 best": 85.0,
+        "cifar100 symmetric 20 best": 62.0,
+        "cifar100 symmetric 50 best": 46.7,
+        "cifar100 symmetric 80 best": 19.9,
+        "cifar100 symmetric 90 best": 10.1,
+        "cifar10n aggregate best": 91.7,
+        "cifar10n random1 best": 90.2,
+        "cifar10n worst best": 83.9,
+        "clothing1m best": 69.2,
+        "animal10n best": 79.4,
     }
     Settings = CrossEntropySettings
     settings: CrossEntropySettings

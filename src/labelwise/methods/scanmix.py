@@ -232,6 +232,23 @@ class ScanMix(C2D):
         "cifar100 symmetric 50 last": 75.4,
         "cifar100 symmetric 80 last": 65.0,
         "cifar100 symmetric 90 last": 58.2,
+        "cifar10 symmetric 20 best": 96.0,
+        "cifar10 symmetric 50 best": 94.5,
+        "cifar10 symmetric 80 best": 93.5,
+        "cifar10 symmetric 90 best": 91.0,
+        "cifar10 asymmetric 40 best": 93.7,
+        "cifar10 asymmetric 49 best": 88.7,
+        "cifar100 symmetric 20 best": 77.0,
+        "cifar100 symmetric 50 best": 75.7,
+        "cifar100 symmetric 80 best": 66.0,
+        "cifar100 symmetric 90 best": 58.5,
+        "cifar10 semantic densenet best": 89.7,
+        "cifar10 semantic resnet best": 85.58,
+        "cifar10 semantic vgg best": 89.96,
+        "cifar100 semantic densenet best": 68.44,
+        "cifar100 semantic resnet best": 67.36,
+        "cifar100 semantic vgg best": 67.34,
+        "webvision best": 77.72,
     }
     Settings: ClassVar = ScanMixSettings
     decided: ClassVar[tuple[str, ...]] = (*C2D.decided, "cluster_lr", "strong_views")

@@ -5,6 +5,7 @@ A recipe module defines `recipes() -> dict[str, Recipe]`; one new file adds reci
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from labelwise.config import RunConfig
-from labelwise.errors import UserError, unknown
+from labelwise.errors import UserError
 from labelwise.recipes.recipe import Recipe
 
 
@@ -25,6 +26,23 @@ def known_recipes() -> dict[str, Recipe]:
         if hasattr(module, "recipes"):
             found.update(module.recipes())
     return found
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        UserError: there is none; the nearest are named, not all of some hundreds.
+    """
+    found = known_recipes()
+    if name in found:
+        return found[name]
+    near = difflib.get_close_matches(name.lower(), found, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise UserError(
+        f"unknown recipe {name!r}.{hint} `labelwise recipes` lists all {len(found)}; "
+        "--match TEXT, --dataset and --method shorten the list."
+    )
 
 
 def apply_recipe(
@@ -44,10 +62,7 @@ def apply_recipe(
     Returns:
         Options, settings and schedule.
     """
-    found = known_recipes()
-    if name not in found:
-        raise unknown("recipe", name, found)
-    recipe = found[name]
+    recipe = find_recipe(name)
     merged = dict(options)
     if merged.get("method") not in (None, recipe.method):
         raise UserError(
@@ -61,6 +76,9 @@ def apply_recipe(
         merged["model"] = recipe.model
     if merged.get("noise") is None and merged.get("label_column") is None:
         merged["noise"] = recipe.noise
+        merged["label_column"] = recipe.label_column
+    if merged.get("image_size") is None:
+        merged["image_size"] = recipe.image_size
     if merged.get("plant") == RunConfig.model_fields["plant"].default:
         merged["plant"] = 0.0  # the paper plants nothing beside its noise
     return merged, {**recipe.settings, **settings}, {**recipe.schedule, **schedule}

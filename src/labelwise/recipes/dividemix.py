@@ -1,37 +1,56 @@
-"""DivideMix, Tables 1 and 2 of arXiv 2002.07394: last-ten-epoch accuracies."""
+"""Recipes of DivideMix (arXiv 2002.07394) for every cell, which others build on."""
 
 from __future__ import annotations
 
-from labelwise.methods.dividemix import DivideMix
+from typing import Any
+
+from labelwise.methods.dividemix import DivideMix, paper_settings, settings_rule
+from labelwise.recipes.cells import OURS, Cell, filled, grid, start
+from labelwise.recipes.plain import source
 from labelwise.recipes.recipe import Recipe
 
-SCHEDULE = {
-    "epochs": 300,
-    "batch_size": 64,
-    "lr": 0.02,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "decay": "step",
-    "decay_at": 0.5,
-    "decay_factor": 0.1,
-}
-WARMUP = {"cifar10": 10, "cifar100": 30}  # epochs
+SCANMIX = "arXiv 2103.11395"
+WEB = {"lambda_u": 0, "alpha": 0.5}
+"""What DivideMix sets on mini-WebVision and Clothing1M."""
 
 
-def cell(preset: str) -> Recipe:
-    """The recipe of one table cell, such as "cifar10-symmetric-50"."""
-    data, kind, percent = preset.split("-")
-    number = DivideMix.paper_numbers.get(f"{data} {kind} {percent} last")
-    return Recipe(
-        method="dividemix",
-        summary=f"DivideMix on {data.upper()} with {percent} % {kind} noise, 300 epochs",
-        noise=f"{kind}:{int(percent) / 100:g}",
-        settings=dict(DivideMix.presets[preset]),
-        schedule={**SCHEDULE, "warmup": WARMUP[data]},
-        paper_accuracy=number,
-    )
+def division(cell: Cell) -> dict[str, Any]:
+    """Settings of DivideMix's division and semi-supervised learning for a cell.
+
+    Where the paper has none, λ_u is what `settings_rule` takes at the share of wrong labels.
+    """
+    if cell.key in DivideMix.presets:
+        return dict(DivideMix.presets[cell.key])
+    weight = settings_rule(cell.wrong, cell.num_classes)["lambda_u"]
+    own: dict[str, Any] = paper_settings(lambda_u=weight)
+    if cell.dataset in ("webvision", "clothing1m"):
+        own |= WEB
+    if cell.kind == "semantic":  # as under asymmetric noise (ScanMix)
+        own |= {"confidence_penalty": 1.0}
+    return own
+
+
+def numbers_stand(cell: Cell) -> str:
+    """Where the numbers of DivideMix stand."""
+    if cell.kind == "semantic":
+        return f"{SCANMIX}, which does not say of which epoch"
+    if cell.key == "cifar10-asymmetric-49":
+        return f"{SCANMIX}, table 1"
+    return source(cell)
+
+
+def by_paper(cell: Cell) -> bool:
+    """Whether the paper has settings for a cell: those of 49 % asymmetric noise are of 40 %."""
+    return cell.key in DivideMix.presets and cell.level != 49
+
+
+def dividemix(cell: Cell) -> Recipe:
+    """DivideMix."""
+    recipe = start(cell).derive(method="dividemix", settings=division(cell))
+    note = "" if by_paper(cell) else OURS
+    return filled(recipe, cell, "DivideMix", DivideMix.paper_numbers, numbers_stand(cell), note)
 
 
 def recipes() -> dict[str, Recipe]:
-    """One recipe per preset of the method."""
-    return {f"dividemix-{preset}": cell(preset) for preset in DivideMix.presets}
+    """A recipe per cell."""
+    return grid("dividemix", dividemix)

@@ -1,15 +1,17 @@
-"""SANM (arXiv 2302.06805): the cell whose number is known, ablations and sweeps."""
+"""Recipes of SANM (arXiv 2302.06805) around DivideMix and C2D for every cell, and ablations."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from labelwise.methods.c2d import C2D
 from labelwise.methods.sanm import SANM
-from labelwise.recipes.dividemix import SCHEDULE
+from labelwise.recipes.c2d import c2d
+from labelwise.recipes.cells import OURS, SIMCLR_OURS, Cell, filled, grid
+from labelwise.recipes.dividemix import by_paper, dividemix
 from labelwise.recipes.recipe import Recipe
-from labelwise.recipes.scanmix import CONTRAST
 
+SMALL = ("cifar10", "cifar100", "cifar10n", "cifar100n")
+"""Data sets of the size of image that `PAPER` is for."""
 HOSTS = ("ce", "dividemix")
 PAPER = {
     "sanm.basic_ratio": 0.045,
@@ -76,37 +78,55 @@ def ablation(host: str) -> dict[str, Recipe]:
     return found
 
 
-def published() -> dict[str, Recipe]:
-    """SANM around C2D on CIFAR-10 with 50 % symmetric noise, as written and as coded.
+def around(host: Recipe, cell: Cell, title: str, note: str) -> Recipe:
+    """SANM around a host's recipe, as written and as coded.
+
+    On images of CIFAR's size it trains for 360 epochs and lowers the learning rate after 150.
+
+    Args:
+        host: the host's recipe for the cell.
+        cell: the cell.
+        title: what users call the host.
+        note: a word on the settings.
+    """
+    recipe = host.derive(method=f"sanm+{host.method}")
+    if cell.dataset in SMALL:
+        recipe = recipe.derive(settings=PAPER, schedule={"epochs": 360, "decay_at": 150 / 360})
+    if cell.dataset == "clothing1m":
+        recipe = recipe.derive(settings={"sanm.reconstruction_weight": 0.3})
+    mark = f", around {host.method}"
+    numbers = {
+        f"{name.removesuffix(mark)} best": value
+        for name, value in SANM.paper_numbers.items()
+        if name.endswith(mark)
+    }
+    where = "arXiv 2302.06805; a running maximum in the authors' code"
+    return filled(recipe, cell, f"SANM around {title}", numbers, where, note)
+
+
+def around_dividemix(cell: Cell) -> Recipe:
+    """SANM around DivideMix."""
+    return around(dividemix(cell), cell, "DivideMix", "" if by_paper(cell) else OURS)
+
+
+def around_c2d(cell: Cell) -> Recipe:
+    """SANM around C2D, with the warm-up of DivideMix.
 
     The settings of SimCLR are ScanMix's: the sources of SANM do not give their own.
     """
-    paper = Recipe(
-        method="sanm+c2d",
-        summary="SANM around C2D on CIFAR-10 with 50 % symmetric noise, 360 epochs",
-        noise="symmetric:0.5",
-        settings={
-            **CONTRAST,
-            **C2D.presets["cifar10-symmetric-50"],
-            "c2d.frozen_warmup": False,
-            **PAPER,
-        },
-        schedule={**SCHEDULE, "epochs": 360, "decay_at": 150 / 360, "warmup": 10},
-        paper_accuracy=SANM.paper_numbers["cifar10 symmetric 50, around c2d"],
-    )
-    code = paper.changed(
-        "the same with the extreme pixel as its box's corner (authors' code)",
-        **{"sanm.anchor": "corner"},
-    )
-    return {
-        "sanm-c2d-cifar10-symmetric-50": paper,
-        "sanm-c2d-cifar10-symmetric-50-corner": code,
-    }
+    warmup = dividemix(cell).schedule["warmup"]
+    note = SIMCLR_OURS if by_paper(cell) else OURS
+    return around(c2d(cell).derive(schedule={"warmup": warmup}), cell, "C2D", note)
 
 
 def recipes() -> dict[str, Recipe]:
-    """The published cell, and ablations around two hosts."""
-    found = published()
+    """A recipe per cell around either host, and ablations around two."""
+    found = {**grid("sanm-dividemix", around_dividemix), **grid("sanm-c2d", around_c2d)}
+    known = found["sanm-c2d-cifar10-symmetric-50"]
+    found["sanm-c2d-cifar10-symmetric-50-corner"] = known.changed(
+        "the same with the extreme pixel as its box's corner (authors' code)",
+        **{"sanm.anchor": "corner"},
+    )
     for host in HOSTS:
         found.update(ablation(host))
     return found

@@ -1,18 +1,14 @@
-"""ScanMix, tables 1 and 4 of arXiv 2103.11395: last-ten-epoch accuracies, and the ablation."""
+"""Recipes of ScanMix and SCAN (arXiv 2103.11395, 2005.12320) for every cell, and the ablation."""
 
 from __future__ import annotations
 
+from labelwise.methods.clusters import Clusters
 from labelwise.methods.scanmix import ScanMix
-from labelwise.recipes.dividemix import SCHEDULE
+from labelwise.recipes.c2d import features
+from labelwise.recipes.cells import OURS, Cell, filled, grid, start
+from labelwise.recipes.dividemix import SCANMIX, by_paper, dividemix, division
 from labelwise.recipes.recipe import Recipe
 
-CONTRAST = {
-    "simclr.epochs": 500,
-    "simclr.batch_size": 512,
-    "simclr.lr": 0.4,
-    "simclr.weight_decay": 1e-4,
-    "simclr.temperature": 0.1,
-}
 CLUSTER = {"scan.epochs": 50, "scan.batch_size": 128, "scan.lr": 1e-4, "scan.weight_decay": 1e-4}
 PAPER = {
     "scan.num_heads": 0,
@@ -20,23 +16,27 @@ PAPER = {
     "scanmix.start_from_clusters": False,
     "scanmix.mild_cluster_lr": 1e-5,
 }
-WARMUP = {"cifar10": 10, "cifar100": 30}  # epochs
-PERCENT = {"symmetric": (20, 50, 80, 90), "asymmetric": (40, 49)}
 ENTROPY_WEIGHTS = (0, 1, 2, 10)
 NEIGHBOURS = (5, 10, 50)
 
 
-def cell(data: str, kind: str, percent: int) -> Recipe:
-    """The recipe of one cell of table 1."""
-    preset = f"{data}-{kind}-{percent}"
-    return Recipe(
-        method="scanmix",
-        summary=f"ScanMix on {data.upper()} with {percent} % {kind} noise, 300 epochs",
-        noise=f"{kind}:{percent / 100:g}",
-        settings={**CONTRAST, **CLUSTER, **PAPER, **ScanMix.presets[preset]},
-        schedule={**SCHEDULE, "warmup": WARMUP[data]},
-        paper_accuracy=ScanMix.paper_numbers.get(f"{data} {kind} {percent} last"),
+def scanmix(cell: Cell) -> Recipe:
+    """ScanMix without what labelwise adds to it."""
+    recipe = dividemix(cell).derive(method="scanmix", **features(cell))
+    recipe = recipe.derive(settings={**CLUSTER, **PAPER, **division(cell)})
+    note = "" if cell.dataset == "webvision" or by_paper(cell) else OURS
+    one = "" if cell.planted else ", which gives one number"
+    table = f"{SCANMIX}, table 1" if cell.planted else f"{SCANMIX}{one}"
+    return filled(recipe, cell, "ScanMix", ScanMix.paper_numbers, table, note)
+
+
+def scan(cell: Cell) -> Recipe:
+    """SCAN, whose clusters the cell's labels name: nothing is trained on them."""
+    recipe = start(cell).derive(method="clusters", **features(cell))
+    recipe = recipe.derive(
+        settings={**CLUSTER, "scan.num_heads": 0}, schedule={"epochs": 1, "warmup": 0}
     )
+    return filled(recipe, cell, "SCAN, named by the labels,", Clusters.paper_numbers)
 
 
 def part(method: str, summary: str) -> Recipe:
@@ -73,12 +73,5 @@ def ablation() -> dict[str, Recipe]:
 
 
 def recipes() -> dict[str, Recipe]:
-    """The cells of table 1 and the ablation."""
-    cells = {
-        f"scanmix-{data}-{kind}-{percent}": cell(data, kind, percent)
-        for data in WARMUP
-        for kind, percents in PERCENT.items()
-        for percent in percents
-        if (data, kind) != ("cifar100", "asymmetric")
-    }
-    return {**cells, **ablation()}
+    """A recipe per cell of both methods, and the ablation."""
+    return {**grid("scanmix", scanmix), **grid("scan", scan), **ablation()}

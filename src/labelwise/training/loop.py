@@ -213,8 +213,13 @@ class Trainer:
             position.figures[f"lr_{phase.name}"] = lr
         for number in phase.trains:
             set_lr(self.optimisers[number], lr)
+        moving = phase.lr is None and self.schedule.by_step
         while position.step < steps:
             self.listener.phase(position.epoch, phase.name, position.step, steps)
+            if moving:
+                for number in phase.trains:
+                    moment = self.epoch + position.step / steps
+                    set_lr(self.optimisers[number], self.schedule.lr_at(moment))
             here = context.at_step(position.step)
             groups = self._groups(here, phase, position.plan)
             with torch.no_grad():

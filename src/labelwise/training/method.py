@@ -205,10 +205,11 @@ class Method(ABC):
     def measured(self, epoch: int) -> bool:
         """Whether an epoch ends with a measurement; features and clusters cost a neighbour search.
 
-        They are measured some twenty times, and always in the last epoch.
+        They are measured some twenty times, classes as often as the schedule says, and all of
+        them in the last epoch.
         """
         if self.measures == "classes":
-            return True
+            return (self.schedule.epochs - 1 - epoch) % self.schedule.evaluate_every == 0
         return (self.schedule.epochs - 1 - epoch) % max(1, self.schedule.epochs // 20) == 0
 
     @property

@@ -1,13 +1,15 @@
 """SimCLR the plain way: views image by image through Pillow, and the loss as it is usually coded.
 
-What `throughput.py` compares labelwise's pre-training with. The views are those of SimCLR for
-CIFAR-10 (arXiv 2002.05709, appendix B.9), step by step as usual image libraries do them on
-Pillow images: crops drawn again until they fit, colours jittered in a random order, hue in HSV.
+The views are those of SimCLR for CIFAR-10 (arXiv 2002.05709, appendix B.9), step by step as usual
+image libraries do them on Pillow images: crops drawn again until they fit, colours jittered in a
+random order, hue in HSV.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +17,15 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional as F
 
+from plain.images import uniform
+from plain.networks import Peers
+
 AREA, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 STRENGTH, HUE = 0.4, 0.1
 JITTERED, GREY = 0.8, 0.2
 ATTEMPTS = 10
+TEMPERATURE = 0.2
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-
-
-def uniform(low: float, high: float) -> float:
-    """One number; torch's generator, because every loader worker has its own seed for it."""
-    return float(torch.empty(()).uniform_(low, high))
 
 
 def resized_crop(image: Image.Image) -> Image.Image:
@@ -74,5 +75,30 @@ def nt_xent(projections: Tensor, temperature: float) -> Tensor:
     unit = F.normalize(projections, dim=1)
     logits = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
     size = len(unit) // 2
-    twin = torch.arange(2 * size).roll(size)
+    twin = torch.arange(2 * size, device=unit.device).roll(size)
     return F.cross_entropy(logits, twin)
+
+
+@dataclass
+class SimCLR:
+    """One network and its projection head.
+
+    Args:
+        peers: the network.
+        train: loader of two views.
+    """
+
+    peers: Peers
+    train: Any = None
+
+    def step(self, batch: Any) -> float:
+        """One step, both views in one forward."""
+        views, _, _ = self.peers.here(batch)
+        projections = self.peers.logits(0, torch.cat(views), "projection")
+        return self.peers.update(0, nt_xent(projections, TEMPERATURE))
+
+    def epoch(self) -> None:
+        """All images once."""
+        self.peers.networks[0].train()
+        for batch in self.train:
+            self.step(batch)

@@ -1,0 +1,1 @@
+"""Suites of runs: one command per table, resumable, with the papers' numbers beside ours."""

@@ -1,0 +1,1 @@
+"""From a budget of minutes to plain configuration values, before the run starts."""

@@ -1,0 +1,140 @@
+"""How long an epoch of a method takes here: some epochs on a few samples, through the one loop."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labelwise.binding import bind, problem_of, resolve
+from labelwise.config import RunConfig, Schedule
+from labelwise.data.dataset import Dataset, Source
+from labelwise.data.load import stratified_rows
+from labelwise.experiment import Prepared, assemble
+from labelwise.training.engine import launch
+from labelwise.training.folder import RunFolder
+from labelwise.training.progress import Silent
+from labelwise.training.trace import MOST_PASSES
+
+FIRST, MOST = 2, 16
+"""Batches of the first trial, and of the one that counts, at most."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Predicted seconds of a method's parts on the whole data.
+
+    Args:
+        epoch: training in an epoch after the warm-up.
+        warmup: training in an epoch of the warm-up.
+        middle: training in an epoch on growing images, between the two.
+        observe: one pass that only remembers predictions, where the method needs it.
+        evaluate: one measurement on the test data.
+        batches: a network was timed on so many batches an epoch.
+        trial: the trial itself took.
+        grown: share of the epochs after which images have their whole side; 0: all along.
+    """
+
+    epoch: float
+    warmup: float
+    middle: float
+    observe: float
+    evaluate: float
+    batches: int
+    trial: float
+    grown: float = 0.0
+
+    def seconds(self, schedule: Schedule) -> float:
+        """The training of a whole run."""
+        epochs = schedule.epochs
+        passes = math.ceil(epochs / max(1, math.ceil(epochs / MOST_PASSES)))
+        measured = math.ceil(epochs / schedule.evaluate_every)
+        warm = min(schedule.warmup, epochs)
+        growing = max(0, round(self.grown * epochs) - warm)
+        rest = epochs - warm - growing
+        train = warm * self.warmup + growing * self.middle + rest * self.epoch
+        return train + passes * self.observe + measured * self.evaluate
+
+
+def measure(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+    """Time a method on a part of the data.
+
+    A first trial of two batches says how many fit into the time; where they already take it all,
+    they count. An epoch's first steps are slow (memory, kernels), so the last of several epochs
+    is read.
+
+    Args:
+        config: with the method, the model and the batch size (`schedule.batch_size`) that count.
+        prepared: the whole data.
+        seconds: what the trial may take.
+    """
+    first = _trial(config, prepared, FIRST)
+    whole = math.ceil(len(prepared.train) / config.schedule["batch_size"])
+    batches = int(FIRST * (seconds - first.trial) / max(first.trial, 1e-6))
+    batches = min(MOST, whole, batches)
+    if batches <= FIRST:
+        return first
+    second = _trial(config, prepared, batches)
+    return replace(second, trial=first.trial + second.trial)
+
+
+def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
+    """Run two epochs of warm-up and two more on `batches` batches of the data."""
+    start = time.monotonic()
+    size = config.schedule["batch_size"]
+    part = _part(prepared, batches * size, config.seed)
+    own = {**config.schedule, "epochs": 4, "warmup": 2, "evaluate_every": 1}
+    config = config.model_copy(update={"schedule": own})
+    method = bind(config, part.train)
+    config = resolve(config, part.train, method)
+    fabric = launch(config.device, config.devices, config.precision)
+    with tempfile.TemporaryDirectory(prefix="labelwise-") as scratch:
+        trainer = assemble(config, part, method, RunFolder(Path(scratch)), Silent(), fabric)
+        trainer.train()
+        rows = trainer.journal.rows()
+    took = [row["phase_seconds"] for row in rows]
+    scale = len(prepared.train) / len(part.train)
+    tests = 0.0
+    if prepared.test is not None and part.test is not None:
+        tests = len(prepared.test.data) / len(part.test.data)
+    return Speed(
+        epoch=scale * _training(took[3]),
+        warmup=scale * _training(took[1]),
+        middle=scale * _training(took[2]),
+        observe=scale * took[3].get("observe", 0.0),
+        evaluate=tests * min(row["evaluate"] for row in took),
+        batches=batches,
+        trial=time.monotonic() - start,
+    )
+
+
+def _training(seconds: Mapping[str, float]) -> float:
+    return sum(value for name, value in seconds.items() if name not in ("observe", "evaluate"))
+
+
+def _part(prepared: Prepared, size: int, seed: int) -> Prepared:
+    """Some training and test samples, of every class; no truth, nothing planted."""
+    train = _some(prepared.train, size, seed)
+    test = prepared.test
+    return Prepared(
+        train, None, None if test is None else Source(_some(test.data, size, seed)), None
+    )
+
+
+def _some(data: Dataset, size: int, seed: int) -> Dataset:
+    if size >= len(data):
+        return data
+    return data.subset(torch.from_numpy(stratified_rows(data.labels.numpy(), size, seed)))
+
+
+def scheduled(config: RunConfig, train: Dataset, values: Mapping[str, Any]) -> Schedule:
+    """The schedule that a method gets on the whole data with some fields set."""
+    method = bind(config.model_copy(update={"schedule": dict(values)}), train)
+    assert problem_of(train).num_samples == len(train)
+    return method.schedule

@@ -1,0 +1,390 @@
+"""A budget of minutes: what it chooses, what it keeps, and that the run that follows is plain."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import labelwise
+from labelwise import cli
+from labelwise.config import RISE, RunConfig, Schedule
+from labelwise.data.dataset import Dataset, Source
+from labelwise.errors import UserError
+from labelwise.experiment import InMemory, Prepared, prepare
+from labelwise.methods.sprint import Sprint
+from labelwise.planning import budget as planning
+from labelwise.planning.budget import AIM, OUTSIDE, plan_within, require_budget
+from labelwise.planning.choice import ENOUGH, Candidate, choose, fitting, measured_every
+from labelwise.planning.speed import Speed, measure
+from labelwise.training.loop import Interrupted
+from labelwise.training.progress import Silent
+from support import tiny_embeddings, tiny_images
+
+IMAGES = tiny_images()
+PAIR = (IMAGES.inputs.numpy(), IMAGES.labels.numpy())
+
+
+def speed(epoch: float = 1.0, **changed: Any) -> Speed:
+    """Made-up times: a second an epoch of training and nothing else, but for what is changed."""
+    values = {
+        "warmup": epoch,
+        "middle": epoch,
+        "observe": 0.0,
+        "evaluate": 0.0,
+        "batches": 4,
+        "trial": 0.1,
+    }
+    return Speed(**{"epoch": epoch, **values, **changed})
+
+
+def one_cycle(epochs: int) -> Schedule:
+    return Schedule(epochs=epochs, decay="onecycle", warmup=0)
+
+
+def candidate(method: str, wanted: int, fits: int) -> Candidate:
+    schedule = Schedule(epochs=max(1, fits))
+    return Candidate(method, "mlp", None, {}, schedule, wanted, fits, 1.0, speed())
+
+
+# -- the schedule ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 40])
+def test_one_cycle_rises_and_falls_to_nothing(epochs: int) -> None:
+    plan = Schedule(epochs=epochs, lr=0.3, decay="onecycle")
+    moments = np.linspace(0, epochs, 1001)
+    rates = np.array([plan.lr_at(moment) for moment in moments])
+    assert rates[0] == pytest.approx(0.03)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert rates.max() == pytest.approx(0.3)
+    peak = rates.argmax()
+    assert moments[peak] == pytest.approx(RISE * epochs, abs=epochs / 1000)
+    assert (np.diff(rates[: peak + 1]) > 0).all()
+    assert (np.diff(rates[peak:]) < 0).all()
+    # Straight lines: the mean rate is that of two trapezia.
+    assert rates.mean() == pytest.approx(0.3 * (RISE * 0.55 + (1 - RISE) * 0.5), rel=1e-2)
+
+
+def test_other_decays_change_by_the_epoch_alone() -> None:
+    for decay in ("step", "cosine", "none"):
+        assert not Schedule(decay=decay).by_step
+    assert Schedule(decay="onecycle").by_step
+
+
+def test_the_rate_of_one_cycle_is_set_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labelwise.training import loop
+
+    rates: list[float] = []
+    real = loop.set_lr
+
+    def noted(optimiser: torch.optim.Optimizer, lr: float) -> None:
+        rates.append(lr)
+        real(optimiser, lr)
+
+    monkeypatch.setattr(loop, "set_lr", noted)
+    labelwise.fit(
+        *PAIR,
+        method="ce",
+        epochs=2,
+        batch_size=16,
+        lr=0.1,
+        schedule={"decay": "onecycle"},
+        out=tmp_path / "run",
+        threads=1,
+        plant=0.0,
+    )
+    plan = Schedule(epochs=2, lr=0.1, decay="onecycle")
+    # Each epoch sets the rate when its phase starts, and then at each of its four steps.
+    wanted = [plan.lr_at(e + s / 4) for e in (0, 1) for s in (0, 0, 1, 2, 3)]
+    assert rates == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("every", "measured"), [(1, [1, 2, 3, 4, 5]), (2, [1, 3, 5]), (9, [5])])
+def test_test_data_are_measured_as_often_as_asked(
+    tmp_path: Path, every: int, measured: list[int]
+) -> None:
+    result = labelwise.fit(
+        *PAIR,
+        test=PAIR,
+        method="ce",
+        epochs=5,
+        batch_size=32,
+        schedule={"evaluate_every": every},
+        out=tmp_path / "run",
+        threads=1,
+    )
+    rows = map(json.loads, (result.path / "metrics.jsonl").read_text().splitlines())
+    assert [row["epoch"] for row in rows if "test_accuracy" in row] == measured
+    assert result.summary["test_accuracy_last_epochs"] == len(measured)
+
+
+# -- the rules ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.9, 1.0, 7.3, 25.0, 1e6])
+@pytest.mark.parametrize("times", [speed(), speed(2.0, warmup=0.5, observe=0.3, evaluate=0.4)])
+def test_as_many_epochs_as_fit(seconds: float, times: Speed) -> None:
+    def schedule(epochs: int) -> Schedule:
+        return Schedule(epochs=epochs, warmup=min(3, epochs))
+
+    fits, chosen = fitting(seconds, 30, times, schedule)
+    slow = max((e for e in range(1, 31) if times.seconds(schedule(e)) <= seconds), default=0)
+    assert fits == slow
+    assert chosen.epochs == max(1, slow)
+
+
+def test_the_time_of_a_run_is_the_sum_of_its_parts() -> None:
+    times = speed(2.0, warmup=0.5, observe=0.25, evaluate=0.125)
+    plan = Schedule(epochs=45, warmup=5, evaluate_every=10)
+    # 45 epochs are observed every second time: 23 passes; measured after 5, 15, 25, 35, 45.
+    expected = 5 * 0.5 + 40 * 2.0 + 23 * 0.25 + 5 * 0.125
+    assert times.seconds(plan) == pytest.approx(expected)
+
+
+def test_smaller_images_first_take_less_time() -> None:
+    times = speed(4.0, warmup=1.0, middle=2.0, grown=2 / 3)
+    plan = Schedule(epochs=30, warmup=9, evaluate_every=30)
+    assert times.seconds(plan) == pytest.approx(9 * 1.0 + 11 * 2.0 + 10 * 4.0)
+    method = Sprint(small_start=True)
+    method.adopt(plan)
+    sizes = [method.size_at(epoch) for epoch in range(30)]
+    assert [sizes.count(size) for size in (0.5, 0.75, 1.0)] == [9, 11, 10]
+
+
+def test_division_needs_its_epochs() -> None:
+    short = candidate("mixup", 80, 80)
+    both = [candidate("dividemix", 60, 60), candidate("hallucination", 60, 60), short]
+    assert choose(both)[0].method == "dividemix"
+    one = [candidate("dividemix", 60, 20), candidate("hallucination", 60, 60), short]
+    assert choose(one)[0].method == "hallucination"
+    nearly = math.ceil(ENOUGH * 60)
+    some = [candidate("dividemix", 60, 20), candidate("hallucination", 60, nearly), short]
+    assert choose(some)[0].method == "hallucination"
+    none = [candidate("dividemix", 60, 20), candidate("hallucination", 60, nearly - 1), short]
+    assert choose(none)[0] is short
+
+
+def test_measuring_takes_little_of_the_time() -> None:
+    times = speed(1.0, evaluate=0.3)
+    plan = measured_every(Schedule(epochs=60), times)
+    assert plan.evaluate_every == 10
+    assert measured_every(Schedule(epochs=60), speed(100.0, evaluate=0.3)).evaluate_every == 1
+    assert measured_every(one_cycle(60), times).evaluate_every == 60
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_a_budget_is_a_positive_number(minutes: float) -> None:
+    with pytest.raises(UserError, match="positive number"):
+        labelwise.fit(*PAIR, budget=minutes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": {"epochs": 7}}, "--epochs 7"),
+        ({"pretrain": "simclr"}, "does not plan pre-training"),
+        ({"devices": 2}, "one process"),
+    ],
+)
+def test_what_a_budget_cannot_go_with(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        require_budget(1.0, RunConfig(data="digits", **options))
+
+
+def test_a_method_with_pretraining_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="pre-training that scanmix wants"):
+        labelwise.fit(*PAIR, method="scanmix", budget=1.0, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_has_its_own_length() -> None:
+    asked = ["fit", "digits", "--recipe", "dividemix-cifar10-symmetric-50", "--budget", "1"]
+    done = CliRunner().invoke(cli.app, asked)
+    assert done.exit_code == 2
+    assert "leave one away" in done.stderr
+
+
+# -- the plan, on made-up times ------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Times per sample and epoch by method, in place of measured ones."""
+    times = {"sprint": 1e-4, "ce": 1e-4, "hallucination": 4e-4, "dividemix": 9e-4}
+
+    def measured(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+        epoch = len(prepared.train) * times[config.method]
+        return speed(epoch, evaluate=epoch / 20)
+
+    monkeypatch.setattr(planning, "measure", measured)
+    return times
+
+
+def planned(
+    minutes: float, data: Dataset = IMAGES, method: str | None = None, **options: Any
+) -> tuple[RunConfig, Prepared, tuple[str, ...]]:
+    """Plan a run on data in memory."""
+    memory = InMemory(data.inputs.numpy(), data.labels.numpy())
+    named = {} if method is None else {"method": method}
+    config = RunConfig(data="(in memory)", **named, **options)
+    prepared = prepare(config, memory)
+    require_budget(minutes, config)
+    return plan_within(config, prepared, memory, minutes, time.monotonic(), method is not None)
+
+
+def test_more_minutes_never_mean_fewer_epochs_of_a_method(slow: dict[str, float]) -> None:
+    data = tiny_images(600)
+    epochs: dict[str, list[int]] = {}
+    methods = []
+    for minutes in (0.12, 0.2, 0.5, 1.0, 3.0, 30.0, 600.0):
+        config, _, _ = planned(minutes, data)
+        epochs.setdefault(config.method, []).append(config.schedule["epochs"])
+        methods.append(config.method)
+    assert all(counts == sorted(counts) for counts in epochs.values())
+    assert methods[0] == "sprint"
+    assert methods[-1] == "dividemix"
+
+
+def test_a_huge_budget_takes_what_the_method_wants_and_no_more(slow: dict[str, float]) -> None:
+    data = tiny_images(600)
+    config, _, notes = planned(600.0, data)
+    usual, _, _ = planned(60.0, data)
+    assert config.schedule == usual.schedule
+    assert 60 <= config.schedule["epochs"] <= 300
+    assert any("epochs that dividemix wants fit" in note for note in notes)
+
+
+@pytest.mark.parametrize("minutes", [0.2, 0.7, 4.0])
+def test_the_plan_ends_in_time(slow: dict[str, float], minutes: float) -> None:
+    config, _, _ = planned(minutes, tiny_images(600))
+    record = config.budget
+    assert record is not None
+    chosen = next(one for one in record["candidates"] if one["method"] == record["chosen"])
+    total = record["planning_seconds"] + chosen["training_seconds"] + record["closing_seconds"]
+    assert total + OUTSIDE <= AIM * 60 * minutes + 0.1
+
+
+def test_what_the_user_sets_is_kept(slow: dict[str, float]) -> None:
+    schedule = {"lr": 0.007, "batch_size": 32, "weight_decay": 0.001}
+    config, _, _ = planned(
+        1.0, method="ce", model="small_resnet", schedule=schedule, settings={"view": "plain"}
+    )
+    assert (config.method, config.model) == ("ce", "small_resnet")
+    assert config.settings["view"] == "plain"
+    assert schedule.items() <= config.schedule.items()
+    assert config.schedule["decay"] == "onecycle"
+    stepped, _, _ = planned(1.0, method="ce", schedule={"decay": "step"})
+    assert stepped.schedule["decay"] == "step"
+
+
+def test_too_little_time_for_all_samples_keeps_some(slow: dict[str, float]) -> None:
+    slow["sprint"] = 0.01
+    data = tiny_images(1200)
+    config, prepared, notes = planned(0.2, data)
+    assert config.limit is not None
+    assert len(prepared.train) == config.limit < 1200
+    assert config.schedule["epochs"] == 1
+    assert any("too short for one epoch of all 1,200 samples" in note for note in notes)
+
+
+def test_a_budget_for_nothing_trains_one_epoch_and_says_so(slow: dict[str, float]) -> None:
+    config, prepared, notes = planned(0.01)
+    assert config.schedule["epochs"] == 1
+    assert len(prepared.train) == len(IMAGES)
+    assert any("too short for anything" in note for note in notes)
+
+
+def test_settings_need_their_method(slow: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="alpha belong to a method"):
+        planned(1.0, settings={"alpha": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "expected"), [(64, None, 32), (64, 64, 64), (8, None, None)]
+)
+def test_images_are_made_smaller_for_the_sake_of_epochs(
+    monkeypatch: pytest.MonkeyPatch, side: int, given: int | None, expected: int | None
+) -> None:
+    def measured(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+        return speed(prepared.train.inputs[0].numel() / 1024)
+
+    monkeypatch.setattr(planning, "measure", measured)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 255, (60, 1, side, side), dtype=np.uint8)
+    data = Dataset(torch.from_numpy(images), IMAGES.labels[:60], IMAGES.classes, IMAGES.ids[:60])
+    config, prepared, notes = planned(1.0, data, image_size=given)
+    assert config.image_size == expected
+    assert prepared.train.shape == (1, expected or side, expected or side)
+    assert any("were brought to 32" in note for note in notes) == (given is None and side == 64)
+    assert config.model == ("convnet" if side >= 16 else "auto") or config.model == "small_resnet"
+
+
+# -- the real thing ------------------------------------------------------------------------------
+
+
+def test_the_trial_times_training_and_measuring() -> None:
+    data = tiny_images(200)
+    config = RunConfig(data="(in memory)", method="ce", threads=1, schedule={"batch_size": 16})
+    found = measure(config, Prepared(data, None, Source(data), None), seconds=1.0)
+    assert 2 <= found.batches <= 13
+    assert 0 < found.epoch < 5
+    assert found.observe == 0  # plain training observes as it goes
+    assert 0 < found.evaluate < found.epoch
+    mixed = config.model_copy(update={"method": "mixup"})
+    assert measure(mixed, Prepared(data, None, None, None), seconds=0.0).observe > 0
+
+
+class StopAt(Silent):
+    """Presses Ctrl-C before a step of an epoch."""
+
+    def phase(self, epoch: int, name: str, step: int, steps: int) -> None:
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_planned_run_is_a_plain_run(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"test": PAIR, "threads": 1, "seed": 3}
+    with pytest.raises(Interrupted):
+        labelwise.fit(*PAIR, budget=0.15, out=tmp_path / "one", listener=StopAt(), **options)
+    resumed = labelwise.resume(tmp_path / "one", *PAIR, test=PAIR)
+    described = json.loads((tmp_path / "one" / "config.json").read_text())
+    config = described["config"]
+    assert config["budget"]["minutes"] == 0.15
+    assert config["budget"]["candidates"][-1]["epochs"] == config["schedule"]["epochs"]
+    assert any("budget of 0.15 min" in note for note in resumed.summary["notes"])
+    plain = labelwise.fit(
+        *PAIR,
+        method=config["method"],
+        settings=config["settings"],
+        schedule=config["schedule"],
+        model=config["model"],
+        out=tmp_path / "two",
+        **options,
+    )
+    again = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert again["config_digest"] == described["config_digest"]
+    states = [torch.load(run.path / "model" / "network-0.pt") for run in (resumed, plain)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+@pytest.mark.parametrize("data", [tiny_embeddings(60), tiny_images(60)], ids=["rows", "images"])
+def test_few_samples_and_embeddings(tmp_path: Path, data: Dataset) -> None:
+    run = labelwise.fit(
+        data.inputs.numpy(), data.labels.numpy(), budget=0.08, out=tmp_path / "run", threads=1
+    )
+    assert len(run.labels) == 60
