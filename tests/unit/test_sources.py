@@ -82,7 +82,7 @@ def test_importing_load_leaves_slow_libraries_alone() -> None:
 
 
 def test_every_source_is_found_by_itself() -> None:
-    assert set(kinds()) == {"arrays", "digits", "folder", "manifest", "npy", "npz"}
+    assert set(kinds()) == {"arrays", "cifar", "digits", "folder", "manifest", "npy", "npz"}
 
 
 # --- folders ------------------------------------------------------------------------------------

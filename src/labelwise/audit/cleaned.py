@@ -13,6 +13,7 @@ from labelwise.audit.verdicts import DROPPED, WAS, Verdicts, rows_by_id
 from labelwise.config import read_json
 from labelwise.data.files import at_home, write_atomically
 from labelwise.data.labels import read_labels
+from labelwise.data.sources.cifar import Cifar
 from labelwise.data.sources.manifest import IMAGE_COLUMNS, LABEL_COLUMNS, Manifest
 from labelwise.data.tables import BATCH_ROWS, CsvTable, ParquetTable, Table
 from labelwise.data.wording import few, plural, quoted
@@ -60,14 +61,15 @@ def write_cleaned(
         _write(out, [_own_columns(verdicts, rows)])
         return _hint(described, out)
     path = at_home(str(data))
-    if path.is_dir():
+    if path.is_dir() and not Cifar.matches(path):
         _write(out, [_with_files(verdicts, rows, path, out)])
         return _foreign(described)
     if Manifest.matches(path):
         return (*_join(verdicts, path, out, described), *_foreign(described))
     raise UserError(
         f"{data} cannot be joined: pass the folder or the .csv, .tsv or .parquet table that the "
-        f"run was trained on. For arrays and digits leave --data out and match by id."
+        "run was trained on. For arrays, digits and the original CIFAR files leave --data out "
+        "and match by id."
     )
 
 
@@ -86,7 +88,9 @@ def _foreign(described: dict[str, Any]) -> tuple[str, ...]:
 
 def _hint(described: dict[str, Any], out: Path) -> tuple[str, ...]:
     source = described.get("config", {}).get("data")
-    if isinstance(source, str) and (Path(source).is_dir() or Manifest.matches(source)):
+    if not isinstance(source, str) or Cifar.matches(source):
+        return ()
+    if Path(source).is_dir() or Manifest.matches(source):
         return (f"{out.name} holds ids and labels; with --data {source} it is data to train on",)
     return ()
 

@@ -103,7 +103,8 @@ class Sprint(Method):
     Three things: targets that drift from the given label to the sample's own mean prediction, at
     a time when right labels are learnt and wrong ones are not yet; if wanted, smaller images
     first, of which those of half the side cost a quarter; and, by default, one cycle of the
-    learning rate. `labelwise fit --budget` takes it where methods that divide the data have too few epochs.
+    learning rate. `labelwise fit --budget` takes it where methods that divide the data have too
+    few epochs.
 
     Differences from the paper:
         1. The mean over the run's epochs so far replaces the moving average, and its share grows
