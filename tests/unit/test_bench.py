@@ -23,7 +23,7 @@ from labelwise.bench.outlook import Outlook
 from labelwise.bench.plan import Changes, Place, Task, task_of
 from labelwise.bench.result import failed_row
 from labelwise.bench.rows import Row, RowFile, latest
-from labelwise.bench.runner import How, Outcome, Runner, environment
+from labelwise.bench.runner import How, Outcome, Runner, context_for, environment
 from labelwise.bench.suites import Cell, Suite, find_suite, known_suites
 from labelwise.bench.suites.papers import from_recipes
 from labelwise.bench.worker import Orders, work
@@ -475,6 +475,24 @@ def test_shared_pretraining_changes_no_bit(tmp_path: Path) -> None:
         described = json.loads((out / "config.json").read_text())
         assert row["config_digest"] == described["config_digest"]
     assert took[0] == took[1]  # the time of the one that did it
+
+
+def remember_often(bench: Bench) -> None:
+    """Write the same file again and again."""
+    for _ in range(20):
+        bench.remember()
+
+
+def test_many_write_the_same_files_one_at_a_time(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path)
+    context = context_for("cpu")
+    children = [context.Process(target=remember_often, args=(bench,)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0] * 4
+    assert bench.folder.remembered()
 
 
 def test_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,8 +100,9 @@ class Bench:
         """Write the tables of what is there; return them as text, and notes."""
         # Plots and templates are only needed here.
         tables = importlib.import_module("labelwise.bench.tables")
-        rows, notes = self.counted()
-        return tables.write_tables(rows, self.suite, self.folder.path), notes
+        with self.folder.writing():
+            rows, notes = self.counted()
+            return tables.write_tables(rows, self.suite, self.folder.path), notes
 
     def remember(self) -> None:
         """Write down what this bench is, for `reopen`."""

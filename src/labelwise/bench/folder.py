@@ -16,6 +16,9 @@ from labelwise.config import read_json
 from labelwise.data.files import explained, write_json
 from labelwise.errors import UserError
 
+WRITING = 16**15
+"""The byte that is locked to write tables; those below are the runs'."""
+
 
 @dataclass(frozen=True)
 class BenchFolder:
@@ -75,7 +78,8 @@ class BenchFolder:
 
     def remember(self, asked: dict[str, Any]) -> None:
         """Write down what was asked for, so that the tables can be written again."""
-        write_json(self.asked, asked)
+        with self.writing():
+            write_json(self.asked, asked)
 
     def remembered(self) -> dict[str, Any] | None:
         """What was asked for last; None where nothing was."""
@@ -96,6 +100,19 @@ class BenchFolder:
                 yield False
             else:
                 yield True
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write files that all processes write: one at a time, or their parts would be mixed up."""
+        try:
+            handle = self._open_claims()
+        except OSError as error:
+            raise explained(error, self.path) from error
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX, 1, WRITING)
+            yield
         finally:
             os.close(handle)
 

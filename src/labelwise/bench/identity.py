@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from labelwise.data.files import at_home
+from labelwise.data.sources.cifar import Cifar
 from labelwise.errors import UserError, nearest
 
 BUILT_IN = ("digits",)
@@ -59,7 +60,11 @@ def columns_of(data: str) -> tuple[str, ...] | None:
         UserError: the file cannot be read.
     """
     path = at_home(data)
-    if data in BUILT_IN or path.is_dir():
+    if data in BUILT_IN:
+        return ()
+    if Cifar.matches(data):  # label files may lie beside the batches
+        return None
+    if path.is_dir():
         return ()
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):

@@ -94,7 +94,7 @@ def _run(task: Task, orders: Orders, bench: BenchFolder) -> int:
 
 
 def train(task: Task, orders: Orders, path: Path) -> float:
-    """Train the run, or go on with what is there; return the seconds that training took now.
+    """Train the run, or go on with what is there; return the seconds of training and waiting.
 
     Where the run folder cannot be gone on with, the run starts again.
     """
@@ -132,7 +132,9 @@ def _begin(task: Task, orders: Orders, folder: RunFolder) -> float:
         clock = Clock()
         start_run(config, prepared, folder, clock, _finisher(orders.keep))
         return clock.seconds
+    began = time.monotonic()
     with stage.held():
+        waited = time.monotonic() - began  # for another run: no time of this one's
         if stage.path.exists():
             begin_after(stage, config, prepared, folder)
             seconds = 0.0
@@ -145,7 +147,7 @@ def _begin(task: Task, orders: Orders, folder: RunFolder) -> float:
                     raise
             leave(stage, folder, prepared)
             seconds = clock.seconds
-    return seconds + _proceed(orders, folder)
+    return waited + seconds + _proceed(orders, folder)
 
 
 def _proceed(orders: Orders, folder: RunFolder) -> float:

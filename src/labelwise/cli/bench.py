@@ -142,12 +142,14 @@ def run(
             f"{expected}",
             err=True,
         )
-    say = (lambda row, runner: None) if quiet else Teller(over, len(tasks))
-    return Runner(opened.folder, due, chosen, outlook, say).run()
+    if quiet:
+        return Runner(opened.folder, due, chosen, outlook).run()
+    with Teller(over, len(tasks)) as teller:
+        return Runner(opened.folder, due, chosen, outlook, teller).run()
 
 
 class Teller:
-    """Prints a line for every run that ends.
+    """Prints a line for every run that ends, on a terminal above a bar.
 
     Args:
         done: runs that were done before.
@@ -155,11 +157,28 @@ class Teller:
     """
 
     def __init__(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
         self.done, self.total = done, total
+        columns = (BarColumn(bar_width=40), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> Teller:
+        """Show the bar."""
+        if sys.stderr.isatty():
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take it away."""
+        self.bar.stop()
 
     def __call__(self, row: Row, runner: Runner) -> None:
-        """Print it."""
+        """Print the line."""
         self.done += 1
+        self.bar.update(self.task, completed=self.done)
         width = len(str(self.total))
         accuracy = row.get("test_accuracy_last")
         if row["status"] == "failed":

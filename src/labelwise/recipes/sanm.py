@@ -126,7 +126,7 @@ def recipes() -> dict[str, Recipe]:
     found["sanm-c2d-cifar10-symmetric-50-corner"] = known.changed(
         "the same with the extreme pixel as its box's corner (authors' code)",
         **{"sanm.anchor": "corner"},
-    )
+    ).derive(row="sanm+c2d, corner", column=known.column)
     for host in HOSTS:
         found.update(ablation(host))
     return found

@@ -44,6 +44,7 @@ def cell_of(name: str, recipe: Recipe) -> Cell:
         label_column=recipe.label_column,
         paper_last=recipe.paper_accuracy,
         paper_best=recipe.paper_best,
+        source=recipe.source,
     )
 
 

@@ -27,6 +27,7 @@ class Cell(Strict):
     schedule: dict[str, Any] = Field(default_factory=dict, description="schedule fields")
     paper_last: float | None = Field(None, description="the paper's last epochs, percent")
     paper_best: float | None = Field(None, description="the paper's best epoch, percent")
+    source: str = Field("", description="where the paper's numbers stand")
     seconds: float | None = Field(None, description="seconds that one run is expected to take")
 
     @model_validator(mode="after")
