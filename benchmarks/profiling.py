@@ -137,11 +137,14 @@ class Profiler:
         trainer.views = {
             name: cast(View, parts.timed("views", view)) for name, view in kept["views"].items()
         }
-        trainer.fabric.backward = parts.timed("backward", backward)  # type: ignore[method-assign]
+        clocked: Any = parts.timed("backward", backward)
+        trainer.fabric.backward = clocked  # type: ignore[method-assign]
         for optimiser in trainer.optimisers:
-            optimiser.step = parts.timed("optimiser", optimiser.step)  # type: ignore[method-assign]
+            stepping: Any = parts.timed("optimiser", optimiser.step)
+            optimiser.step = stepping  # type: ignore[method-assign]
         trainer.evaluate = parts.timed("evaluation", kept["evaluate"])
-        trainer._run = self._timed_run(run)  # type: ignore[method-assign]
+        running: Any = self._timed_run(run)
+        trainer._run = running  # type: ignore[method-assign]
         try:
             yield
         finally:

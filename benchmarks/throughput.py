@@ -32,7 +32,8 @@ from typing import Any
 import torch
 
 from alternating import ROUNDS_AT_LEAST, Row
-from comparisons import COMPARISONS, LARGE, SMALL, STEPS, WORKERS, Bench, Options
+from bench import LARGE, SMALL, WORKERS, Bench, Options
+from comparisons import COMPARISONS, STEPS
 from labelwise import outputs
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")

@@ -35,7 +35,7 @@ Hook = Callable[[Trainer, Phase], None]
 
 def trainer_of(
     method: str,
-    data: tuple[Tensor, np.ndarray],
+    arrays: tuple[Tensor, np.ndarray] | None,
     folder: Path,
     *,
     model: str,
@@ -49,7 +49,7 @@ def trainer_of(
 
     Args:
         method: as typed after ``--method``.
-        data: images (N, C, H, W) uint8 and given labels (N).
+        arrays: images (N, C, H, W) uint8 and given labels (N); None where `options` name the data.
         folder: for its checkpoints.
         model: backbone.
         device: "cpu" or "cuda".
@@ -73,7 +73,8 @@ def trainer_of(
         },
         "the benchmark",
     )
-    given = experiment.InMemory(data[0], data[1], test=test)
+    inputs, labels = (None, None) if arrays is None else arrays
+    given = experiment.InMemory(inputs, labels, test=test)
     prepared = experiment.prepare(config, given)
     bound = binding.bind(config, prepared.train)
     config = binding.resolve(config, prepared.train, bound)

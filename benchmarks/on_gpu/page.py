@@ -59,6 +59,8 @@ def about(rows: Sequence[Row]) -> str:
         )
         if line not in lines:
             lines.append(line)
+    if rows and not any("gpu" in row for row in rows):
+        lines.append("\n**A rehearsal on a CPU: what it measures says nothing.**")
     return "\n".join(lines)
 
 
@@ -109,7 +111,8 @@ def waited(row: Row | None) -> str:
 
 def said(row: Row) -> str:
     """Whether a check held."""
-    return {"done": "yes", "failed": "**no**"}.get(row.get("status", ""), row.get("status", "-"))
+    status = str(row.get("status", "-"))
+    return {"done": "yes", "failed": "**no**"}.get(status, status)
 
 
 def number(value: float | None) -> str:

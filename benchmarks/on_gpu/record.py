@@ -129,7 +129,7 @@ def environment(settings: Settings) -> dict[str, Any]:
         found |= {
             "gpu_memory": properties.total_memory,
             "capability": f"{properties.major}.{properties.minor}",
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "driver": driver(),
         }
     return found
@@ -181,7 +181,7 @@ def attempt(item: Item, seconds: float) -> tuple[dict[str, Any], bool]:
     try:
         return {"status": "done", "result": item.run(seconds)}, True
     except Exception as error:
-        outcome = {
+        outcome: dict[str, Any] = {
             "status": "failed",
             "error": f"{type(error).__name__}: {error}",
             "traceback": traceback.format_exc(),

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from alternating import How, Side, in_turn
-from comparisons import COMPARISONS, LARGE, SMALL, Bench, Options, half_right, read_images
+from bench import LARGE, SMALL, Bench, Options, half_right, read_images
+from comparisons import COMPARISONS
 from labelwise.errors import UserError
 from labelwise.training.loop import Trainer
 from on_gpu.record import POISONED, Item, Settings, release
@@ -232,14 +233,17 @@ def largest_batch(attempt: Callable[[int], dict[str, Any]], known: int) -> dict[
         known: a batch that fits.
     """
     fits, row = known, {"batch": known}
-    fails, reason = None, None
+    fails: int | None = None
+    reason = None
     while fails is None and fits < MOST:
         tried = attempt(2 * fits)
         if "error" in tried:
             fails, reason = 2 * fits, tried["error"]
         else:
             fits, row = 2 * fits, tried
-    for _ in range(SEARCHES if fails else 0):
+    for _ in range(SEARCHES):
+        if fails is None:
+            break
         middle = (fits + fails) // 2 // 64 * 64
         if middle <= fits:
             break

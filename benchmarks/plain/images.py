@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -157,7 +158,7 @@ def operate(image: Image.Image, operation: str, level: float) -> Image.Image:
     if operation == "posterize":
         return ImageOps.posterize(image, 8 - round(amount))
     if operation == "solarize":
-        return ImageOps.solarize(image, (1 - amount) * 255)
+        return ImageOps.solarize(image, math.ceil((1 - amount) * 255))
     if operation == "invert":
         return ImageOps.invert(image)
     if operation == "auto_contrast":

@@ -92,7 +92,8 @@ class Peers:
     def head(self, number: int, maps: Tensor, name: str = "classes") -> Tensor:
         """What a head makes of the pooled features, float32."""
         with self.autocast():
-            return self.networks[number].heads[name](maps.mean((2, 3))).float()
+            found: Tensor = self.networks[number].heads[name](maps.mean((2, 3)))
+        return found.float()
 
     def logits(self, number: int, inputs: Tensor, name: str = "classes") -> Tensor:
         """Class logits (B, K), or what another head makes of the features."""
@@ -101,7 +102,7 @@ class Peers:
     def update(self, number: int, loss: Tensor) -> float:
         """Backward and optimiser step."""
         self.optimisers[number].zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimisers[number].step()
         return loss.item()
 
@@ -132,6 +133,6 @@ class Peers:
         for batch in batches:
             (images,), labels, _ = self.here(batch)
             guesses = [self.logits(n, images).softmax(1) for n in range(len(self.networks))]
-            right += (sum(guesses).argmax(1) == labels).sum().item()
+            right += int((torch.stack(guesses).sum(0).argmax(1) == labels).sum())
             total += len(labels)
         return right / total

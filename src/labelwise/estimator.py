@@ -17,7 +17,8 @@ from labelwise.errors import UserError
 from labelwise.experiment import IN_MEMORY, InMemory, Prepared, prepare
 from labelwise.methods import all_settings
 from labelwise.outputs import finish
-from labelwise.planning.budget import plan_within, require_budget
+from labelwise.planning.asked import require_budget
+from labelwise.planning.budget import plan_within
 from labelwise.pretrained import (
     load_pretrained,
     resume_pretraining,

@@ -23,8 +23,16 @@ from labelwise.errors import UserError
 from labelwise.experiment import InMemory, Prepared, prepare
 from labelwise.methods.sprint import Sprint
 from labelwise.planning import budget as planning
-from labelwise.planning.budget import AIM, OUTSIDE, plan_within, require_budget
-from labelwise.planning.choice import ENOUGH, Candidate, choose, fitting, measured_every
+from labelwise.planning.asked import require_budget
+from labelwise.planning.budget import AIM, OUTSIDE, plan_within
+from labelwise.planning.choice import (
+    ENOUGH,
+    MIXUP_EPOCHS,
+    Candidate,
+    choose,
+    fitting,
+    measured_every,
+)
 from labelwise.planning.speed import Speed, measure
 from labelwise.training.loop import Interrupted
 from labelwise.training.progress import Silent
@@ -164,7 +172,7 @@ def test_smaller_images_first_take_less_time() -> None:
 
 
 def test_division_needs_its_epochs() -> None:
-    short = candidate("mixup", 80, 80)
+    short = candidate("sprint", 80, 80)
     both = [candidate("dividemix", 60, 60), candidate("hallucination", 60, 60), short]
     assert choose(both)[0].method == "dividemix"
     one = [candidate("dividemix", 60, 20), candidate("hallucination", 60, 60), short]
@@ -174,6 +182,13 @@ def test_division_needs_its_epochs() -> None:
     assert choose(some)[0].method == "hallucination"
     none = [candidate("dividemix", 60, 20), candidate("hallucination", 60, nearly - 1), short]
     assert choose(none)[0] is short
+
+
+def test_many_short_epochs_are_mixed() -> None:
+    sprint = candidate("sprint", 80, 70)
+    assert choose([candidate("mixup", 80, MIXUP_EPOCHS), sprint])[0].method == "mixup"
+    assert choose([candidate("mixup", 80, MIXUP_EPOCHS - 1), sprint])[0] is sprint
+    assert choose([candidate("mixup", 80, 3)], given=True)[1] == "the method was given"
 
 
 def test_measuring_takes_little_of_the_time() -> None:
@@ -225,7 +240,7 @@ def test_a_recipe_has_its_own_length() -> None:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Times per sample and epoch by method, in place of measured ones."""
-    times = {"sprint": 1e-4, "ce": 1e-4, "hallucination": 4e-4, "dividemix": 9e-4}
+    times = {"sprint": 1e-4, "mixup": 1e-4, "ce": 1e-4, "hallucination": 4e-4, "dividemix": 9e-4}
 
     def measured(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
         epoch = len(prepared.train) * times[config.method]
@@ -277,6 +292,19 @@ def test_the_plan_ends_in_time(slow: dict[str, float], minutes: float) -> None:
     chosen = next(one for one in record["candidates"] if one["method"] == record["chosen"])
     total = record["planning_seconds"] + chosen["training_seconds"] + record["closing_seconds"]
     assert total + OUTSIDE <= AIM * 60 * minutes + 0.1
+
+
+def test_a_machine_that_others_use_needs_more_time_for_the_end() -> None:
+    data = Prepared(tiny_images(600), None, None, None)
+    config = RunConfig(data="(in memory)")
+    ends = []
+    for wait in (1.0, 3.0):
+        planner = planning.Planner(config, data, None, False, 1.0, time.monotonic(), [], wait)
+        ends.append((planner.closing(speed()), planner.left))
+    assert ends[1][0] - ends[0][0] == pytest.approx(
+        2 * (planning.AUDIT[0] + 600 * planning.AUDIT[1])
+    )
+    assert ends[0][1] - ends[1][1] == pytest.approx(2 * OUTSIDE, abs=0.1)
 
 
 def test_what_the_user_sets_is_kept(slow: dict[str, float]) -> None:
@@ -350,10 +378,10 @@ def test_the_trial_times_training_and_measuring() -> None:
 
 
 class StopAt(Silent):
-    """Presses Ctrl-C before a step of an epoch."""
+    """Presses Ctrl-C before the second step."""
 
     def phase(self, epoch: int, name: str, step: int, steps: int) -> None:
-        if epoch == 3:
+        if epoch == 0 and step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
 

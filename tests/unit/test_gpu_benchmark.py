@@ -20,7 +20,7 @@ import gpu
 from labelwise.methods.dividemix import MixMatch
 from labelwise.training.context import Context
 from labelwise.training.groups import Groups
-from on_gpu import correctness
+from on_gpu import correctness, parity
 from on_gpu.page import latest, page
 from on_gpu.record import Failed, Item, Settings, append_row, is_over, read_rows, run_items
 from on_gpu.speed import compile_networks, largest_batch, options_of, step_trainer
@@ -137,7 +137,7 @@ def test_checks_cover_every_method(settings: Settings) -> None:
 
 
 def test_parity_finds_a_difference(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    same = correctness.check_parity(settings, "dividemix", 1.0)
+    same = parity.check_parity(settings, "dividemix", 1.0)
     assert same["steps"] == 6  # of two networks: warm-up, and twice the division
     assert same["gradient"] == same["terms"] == same["features"] == 0
     calls: list[int] = []
@@ -150,7 +150,7 @@ def test_parity_finds_a_difference(settings: Settings, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(MixMatch, "loss", worse)
     with pytest.raises(Failed, match=r"differs from the CPU: terms .*gradient") as caught:
-        correctness.check_parity(settings, "dividemix", 1.0)
+        parity.check_parity(settings, "dividemix", 1.0)
     assert caught.value.result["gradient"] == pytest.approx(0.1, rel=1e-3)
 
 
@@ -169,13 +169,13 @@ def test_journals_are_compared() -> None:
     def rows(term: float, accuracy: float) -> list[dict[str, Any]]:
         return [{"train/a": term, "train/b": -1.0, "test_accuracy": accuracy}]
 
-    found = correctness.compare_journals(rows(3.0, 0.5), rows(3.2, 0.52))
+    found = parity.compare_journals(rows(3.0, 0.5), rows(3.2, 0.52))
     assert found["terms"] == pytest.approx(0.05)
     assert found["accuracy"] == pytest.approx(0.02)
     with pytest.raises(Failed, match=r"0\.250 of the loss"):
-        correctness.compare_journals(rows(3.0, 0.5), rows(4.0, 0.5))
+        parity.compare_journals(rows(3.0, 0.5), rows(4.0, 0.5))
     with pytest.raises(Failed):
-        correctness.compare_journals(rows(3.0, 0.5), rows(float("nan"), 0.5))
+        parity.compare_journals(rows(3.0, 0.5), rows(float("nan"), 0.5))
 
 
 # -- speed -------------------------------------------------------------------------------------

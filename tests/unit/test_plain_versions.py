@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from comparisons import Bench, Options, cluster_head, decoder_head, scanmix_trainer, whole_epoch
+from bench import Bench, Options
+from comparisons import scanmix_trainer, whole_epoch
 from labelwise.augment.boxes import box_sides, place_boxes
 from labelwise.augment.masking import Masker, activation_map, extreme_pixels
 from labelwise.augment.mix import mix_coefficient
@@ -38,6 +39,7 @@ from plain.images import autoaugment, moved, operate, randaugment, strong, weak
 from plain.networks import Peers
 from plain.sanm import SANM, Side, cover, extremes, soften
 from plain.scanmix import ENTROPY_WEIGHT, ScanMix, cluster_loss
+from plain.sides import cluster_head, decoder_head
 from plain.simclr import nt_xent as plain_nt_xent
 from profiling import LOOP, LOSS, Profiler
 from support import build_context, smooth_network, tiny_images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -88,19 +89,21 @@ def test_images_grow(tmp_path: Path, side: int, expected: list[int]) -> None:
     assert sizes == expected
 
 
-def test_a_wrapper_around_halved_images_is_refused(tmp_path: Path) -> None:
+def test_a_wrapper_waits_for_whole_images(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     images = draw.integers(0, 255, (48, 1, 24, 24), dtype=np.uint8)
-    with pytest.raises(UserError, match="leave it away, or the wrapper"):
-        labelwise.fit(
-            images,
-            DATA.labels.numpy(),
-            method="sanm+sprint",
-            settings={"small_start": True, "sanm.keep_views": True},
-            epochs=3,
-            out=tmp_path / "run",
-            threads=1,
-        )
+    result = labelwise.fit(
+        images,
+        DATA.labels.numpy(),
+        method="sanm+sprint",
+        settings={"small_start": True},
+        epochs=6,
+        out=tmp_path / "run",
+        threads=1,
+    )
+    rows = map(json.loads, (result.path / "metrics.jsonl").read_text().splitlines())
+    rebuilt = ["train/reconstruction" in row for row in rows]
+    assert rebuilt == [False] * 4 + [True] * 2
 
 
 def test_settings_are_found_by_name() -> None:

@@ -17,7 +17,9 @@ SEMI_EPOCHS = 60
 fifteen epochs of DivideMix were 12 points behind plain training (`benchmarks/README.md`)."""
 ENOUGH = 0.7
 """Share of the epochs they want with which they are still taken."""
-SHORT_EPOCHS = 80
+MIXUP_EPOCHS = 30
+"""With so many epochs wrong labels are learnt by heart, and MixUp, which hinders that, is taken."""
+SHORT_EPOCHS = 60
 """Epochs of a short training beyond which it gains nothing."""
 MEASURED_SHARE = 0.03
 """Share of the time that measuring on test data may take."""
@@ -110,13 +112,16 @@ def measured_every(schedule: Schedule, speed: Speed) -> Schedule:
     return schedule.override({"evaluate_every": max(1, min(often, schedule.epochs))})
 
 
-def choose(candidates: list[Candidate]) -> tuple[Candidate, str]:
+def choose(candidates: list[Candidate], given: bool = False) -> tuple[Candidate, str]:
     """The candidate to train, and why, in words.
 
     Args:
         candidates: the best method first, the shortest training last; the last is always taken
             where none before it has enough epochs.
+        given: whether the user chose the method.
     """
+    if len(candidates) == 1 and given:
+        return candidates[0], "the method was given"
     full = [one for one in candidates if one.semi_supervised and one.fits >= one.wanted]
     some = [one for one in candidates if one.semi_supervised and one.enough]
     if full:
@@ -124,7 +129,8 @@ def choose(candidates: list[Candidate]) -> tuple[Candidate, str]:
     if some:
         best = max(some, key=lambda one: one.fits / one.wanted)
         return best, f"{best.fits} of the {best.wanted} epochs that {best.method} wants fit"
-    last = candidates[-1]
+    many = [one for one in candidates if one.method == "mixup" and one.fits >= MIXUP_EPOCHS]
+    last = (many or candidates[-1:])[0]
     return last, (
         "methods that divide the data need more epochs than fit: a short training whose learning "
         "rate falls to 0 gets further"

@@ -260,8 +260,13 @@ class Trainer:
         self.fabric.backward(total)
         for number in phase.trains:
             if phase.clip is not None:
+                # A norm that is not finite spoils the loss, which is looked at when the phase
+                # ends; asking here would wait for the device in every step.
                 self.fabric.clip_gradients(
-                    self.networks[number], self.optimisers[number], max_norm=phase.clip
+                    self.networks[number],
+                    self.optimisers[number],
+                    max_norm=phase.clip,
+                    error_if_nonfinite=False,
                 )
             self.optimisers[number].step()
         for name, term in terms.items():
