@@ -2,15 +2,16 @@
 
 Run: `python benchmarks/gpu.py --data cifar10_train.parquet --test cifar10_test.parquet --out DIR
 --minutes M`, from a copy of the repository, without a network. It needs what `pip install .` needs
-and a torch with CUDA; torchvision and timm are not imported. Without `pip install` the copy's own
-`src` is taken. Without `--data` throughput is measured on random images, and the suite is left out.
+and a torch with CUDA; torchvision and timm are not imported. The copy's own `src` is taken, also
+where another labelwise is installed. Without `--data` throughput is measured on random images, and
+the suite is left out.
 
 Parts: `correctness` (no step waits for the device; the same numbers as on the CPU), `throughput`
 (steps and epochs against the plain versions, in turn), `scaling` (batch size), `suite` (as much of
 `labelwise bench cifar10` as fits). Each has a share of the minutes, runs in a process of its own,
 and writes a line to DIR/gpu.jsonl for everything that it has done: the same command again goes on
-with what is left. A part that fails is recorded and the others go on. At the end everything is
-written to DIR/gpu.md and printed.
+with what is left. A part that fails is recorded and the others go on. After every part, and where
+SIGTERM or Ctrl-C ends it, everything is written to DIR/gpu.md; in the end it is printed too.
 
 `--device cpu --tiny` is a rehearsal of all parts in about a minute.
 """
@@ -103,14 +104,11 @@ def settings_of(given: argparse.Namespace, run: str) -> Settings:
 
 
 def use_own_source() -> None:
-    """Take the package from this copy where it is not installed, in child processes too."""
+    """Take the package from this copy, in child processes too: these scripts belong to it."""
     source = str(REPOSITORY / "src")
-    try:
-        metadata.version("labelwise")
-    except metadata.PackageNotFoundError:
-        held = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = source if held is None else f"{source}{os.pathsep}{held}"
-        sys.path.insert(0, source)
+    held = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{source}{os.pathsep}{held}" if held else source
+    sys.path.insert(0, source)
 
 
 def run_part(settings: Settings, part: str, seconds: float) -> int:
@@ -181,6 +179,7 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
         print(f"\n{part}: {seconds / 60:.1f} minutes", flush=True)
         start = time.monotonic()
         code, said = child(part, seconds, settings.run)
+        write_page(settings)
         if code == 0:
             continue
         why = "was stopped: it took too long" if code is None else f"ended with {code}"
@@ -189,6 +188,16 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
         row |= {"seconds": round(time.monotonic() - start, 3), **environment(settings)}
         append_row(settings.rows, row)
         print(f"{part} {why}", flush=True)
+
+
+def write_page(settings: Settings) -> str:
+    """Write the page of what there is so far, and return it."""
+    from on_gpu.page import page
+    from on_gpu.record import read_rows
+
+    text = page(read_rows(settings.rows))
+    settings.page.write_text(text, encoding="utf-8")
+    return text
 
 
 def main() -> int:
@@ -205,18 +214,17 @@ def main() -> int:
         if path is not None and not path.exists():
             print(f"gpu.py: {path} does not exist", file=sys.stderr)
             return 2
-    from on_gpu.page import page
-    from on_gpu.record import read_rows
-
+    # Who ends this process in time means the part too, and wants the page.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
     settings = settings_of(given, run)
     settings.out.mkdir(parents=True, exist_ok=True)
     try:
         run_all(given, settings)
+    except KeyboardInterrupt:
+        return 130
     finally:
-        text = page(read_rows(settings.rows))
-        settings.page.write_text(text, encoding="utf-8")
-        print(f"\n{text}\nwritten to {settings.page}")
+        print(f"\n{write_page(settings)}\nwritten to {settings.page}", flush=True)
     return 0
 
 

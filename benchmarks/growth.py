@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -159,6 +160,7 @@ def child(series: str, size: int, data: Path | None, threads: int) -> None:
         "hardware": outputs.hardware("cpu"),
         "versions": outputs.versions(),
         "commit": outputs.commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "precision": config.precision,
     }
     print(json.dumps(figures))
@@ -188,8 +190,7 @@ def slope(rows: list[dict[str, Any]], field: str) -> float:
 def bytes_per_image(rows: list[dict[str, Any]]) -> float:
     """Further bytes of the process per further image, between the smallest and largest size."""
     first, last = rows[0], rows[-1]
-    grown: float = last["peak_bytes"] - first["peak_bytes"]
-    return grown / (last["images"] - first["images"])
+    return float((last["peak_bytes"] - first["peak_bytes"]) / (last["images"] - first["images"]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

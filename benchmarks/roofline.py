@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,9 @@ def main() -> None:
     for name, figure in summary.items():
         print(name, figure)
     if options.json:
-        machine = {"hardware": outputs.hardware("cpu"), "versions": outputs.versions()}
+        machine: dict[str, Any] = {"hardware": outputs.hardware("cpu")}
+        machine |= {"versions": outputs.versions()}
+        machine |= {"date": datetime.now(UTC).isoformat(timespec="seconds")}
         content = {**summary, **machine, "commit": outputs.commit(), "rows": rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

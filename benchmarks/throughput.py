@@ -26,6 +26,7 @@ import argparse
 import json
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in known],
         "versions": outputs.versions(),
         "commit": outputs.commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -160,7 +160,8 @@ def throughput(rows: Sequence[Row]) -> str:
         "guessed view. labelwise: its own precision, channels-last. Images: those that a step "
         "draws, or the images of the data set in a whole epoch.\n\n" + table(head, lines)
     )
-    return text + "\n\n" + "\n".join(where(one) for _, one in found if one["parts"])
+    notes = [f"- {one['name']}: {one['note']}." for _, one in found if one["note"]]
+    return text + "\n\n" + "\n".join([*notes, *(where(one) for _, one in found if one["parts"])])
 
 
 def where(one: Row) -> str:
@@ -224,10 +225,11 @@ def scaling(rows: Sequence[Row]) -> str:
         found = row["result"]["largest"]
         if found is not None:
             peak = mebibytes(found.get("peak"))
-            largest.append(
-                f"- `{name}`: the largest batch that fits is {found['batch']:,} ({peak} MiB); "
-                f"{found['fails']} does not: {found['why']}"
-            )
+            more = "no larger one was tried"
+            if found["fails"] is not None:
+                more = f"{found['fails']} does not: {found['why']}"
+            words = f"the largest batch that fits is {found['batch']:,} ({peak} MiB); {more}"
+            largest.append(f"- `{name}`: {words}")
     if not lines:
         return ""
     head = ["method", "batch a side", "images/s", "seconds a step", "peak MiB"]

@@ -68,7 +68,10 @@ class Schedule(Strict):
     decay_factor: float = Field(0.1, gt=0, le=1, description="step decay: factor on the lr")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="sgd with momentum, or adam")
     evaluate_every: int = Field(
-        1, ge=1, description="epochs between measurements on test data; the last one is measured"
+        1,
+        ge=1,
+        description="epochs between measurements on test data; the last one is measured, and the "
+        "last accuracy is the mean of those measured among the last ten",
     )
 
     @classmethod

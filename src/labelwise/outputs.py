@@ -214,11 +214,16 @@ def planted_note(prepared: Prepared) -> list[str]:
 
 
 def accuracy_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Test accuracy: mean of the last epochs (the headline), best, and how many were averaged."""
+    """Test accuracy: mean of the last epochs (the headline), best, and how many were averaged.
+
+    Of the last ten epochs those count that were measured (`Schedule.evaluate_every`): ten
+    measurements could reach back to the beginning of a run.
+    """
     accuracy = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
     if not accuracy:
         return {}
-    last = accuracy[-LAST:]
+    last = [row["test_accuracy"] for row in rows[-LAST:] if "test_accuracy" in row]
+    last = last or accuracy[-1:]
     return {
         "test_accuracy_last": float(np.mean(last)),
         "test_accuracy_last_epochs": len(last),

@@ -40,11 +40,15 @@ from labelwise.bench.suites.suite import Cell, Suite
 from labelwise.bench.summaries import main_table, noise_rates, tables
 from labelwise.bench.tables import (
     FILES,
+    FOLDED,
+    SAID,
     WIDTH,
     escape_markdown,
     markdown_document,
     markdown_main,
+    text_brief,
     text_document,
+    text_table,
     write_tables,
 )
 from labelwise.errors import UserError
@@ -404,6 +408,26 @@ def test_the_files_are_written_and_alike(tmp_path: Path) -> None:
     assert [write_tables(whole, suite(), tmp_path)] + [
         (tmp_path / name).read_text() for name in FILES
     ] == ordered
+
+
+def test_a_terminal_shows_the_main_table_and_what_is_wrong() -> None:
+    text = text_brief(troubled(), suite())
+    readings = read_rows(troubled(), suite())
+    assert text.startswith(suite().title)
+    assert text_table(main_table(readings)) in text
+    for line in (*verdicts(readings), *warnings(readings)):
+        assert line.split()[0] in text
+    shown = [section for section in sections(readings) if not section.fold]
+    assert {"failures", "problems", "provenance"} <= {section.key for section in shown}
+    for section in shown:
+        part = text[text.index(f"\n{section.title}\n") + 1 :].split("\n\n")[0].splitlines()
+        assert len(part) <= 1 + FOLDED + 1
+        assert all(len(line) <= SAID + 2 for line in part)
+        if len(section.items) > FOLDED:
+            assert part[-1] == f"- {len(section.items) - FOLDED} more in table.txt"
+    assert "Best epoch" not in text
+    assert len(text.splitlines()) < len(text_document(readings).splitlines()) / 2
+    assert "Nothing has been run yet" in text_brief([], suite())
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:

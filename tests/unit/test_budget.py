@@ -22,9 +22,10 @@ from labelwise.data.dataset import Dataset, Source
 from labelwise.errors import UserError
 from labelwise.experiment import InMemory, Prepared, prepare
 from labelwise.methods.sprint import Sprint
+from labelwise.outputs import accuracy_figures
 from labelwise.planning import budget as planning
 from labelwise.planning.asked import require_budget
-from labelwise.planning.budget import AIM, OUTSIDE, plan_within
+from labelwise.planning.budget import plan_within
 from labelwise.planning.choice import (
     ENOUGH,
     MIXUP_EPOCHS,
@@ -33,6 +34,7 @@ from labelwise.planning.choice import (
     fitting,
     measured_every,
 )
+from labelwise.planning.clock import AIM, AUDIT, OUTSIDE, Clock
 from labelwise.planning.speed import Speed, measure
 from labelwise.training.loop import Interrupted
 from labelwise.training.progress import Silent
@@ -136,6 +138,17 @@ def test_test_data_are_measured_as_often_as_asked(
     rows = map(json.loads, (result.path / "metrics.jsonl").read_text().splitlines())
     assert [row["epoch"] for row in rows if "test_accuracy" in row] == measured
     assert result.summary["test_accuracy_last_epochs"] == len(measured)
+
+
+def test_the_last_accuracy_is_of_the_last_ten_epochs() -> None:
+    """Ten measurements that are ten epochs apart would reach back to the beginning."""
+    rows = [{"epoch": e, "test_accuracy": e / 100} for e in range(1, 61)]
+    assert accuracy_figures(rows)["test_accuracy_last"] == pytest.approx(0.555)
+    some = [row if row["epoch"] % 4 == 0 else {"epoch": row["epoch"]} for row in rows]
+    found = accuracy_figures(some)
+    assert found["test_accuracy_last"] == pytest.approx((0.52 + 0.56 + 0.60) / 3)
+    assert (found["test_accuracy_last_epochs"], found["test_accuracy_best"]) == (3, 0.6)
+    assert accuracy_figures([{"epoch": 1}]) == {}
 
 
 # -- the rules ---------------------------------------------------------------------------------
@@ -294,16 +307,41 @@ def test_the_plan_ends_in_time(slow: dict[str, float], minutes: float) -> None:
     assert total + OUTSIDE <= AIM * 60 * minutes + 0.1
 
 
-def test_a_machine_that_others_use_needs_more_time_for_the_end() -> None:
-    data = Prepared(tiny_images(600), None, None, None)
+def test_the_trials_take_from_what_they_plan(
+    slow: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The method that is tried first has no more epochs than fit once all trials are over."""
+    now = [1000.0]
+    quick = planning.measure
+
+    def trial(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+        now[0] += 8.0
+        return quick(config, prepared, seconds)
+
+    monkeypatch.setattr(planning, "measure", trial)
+    for name in ("monotonic", "process_time"):
+        monkeypatch.setattr(f"labelwise.planning.clock.time.{name}", lambda: now[0])
+    memory = InMemory(tiny_images(600).inputs.numpy(), tiny_images(600).labels.numpy())
     config = RunConfig(data="(in memory)")
+    prepared = prepare(config, memory)
+    config = plan_within(config, prepared, memory, 1.6, now[0], False)[0]
+    record = config.budget
+    assert record is not None
+    first = record["candidates"][0]
+    assert first["method"] == "dividemix"
+    assert 0 < first["epochs_fitting"] < first["epochs_wanted"]
+    assert record["planning_seconds"] == 8.0 * len(record["candidates"])
+    for one in record["candidates"]:
+        total = record["planning_seconds"] + one["training_seconds"]
+        assert total + OUTSIDE <= AIM * 96
+
+
+def test_a_machine_that_others_use_needs_more_time_for_the_end() -> None:
     ends = []
     for wait in (1.0, 3.0):
-        planner = planning.Planner(config, data, None, False, 1.0, time.monotonic(), [], wait)
-        ends.append((planner.closing(speed()), planner.left))
-    assert ends[1][0] - ends[0][0] == pytest.approx(
-        2 * (planning.AUDIT[0] + 600 * planning.AUDIT[1])
-    )
+        clock = Clock(1.0, time.monotonic(), wait)
+        ends.append((clock.closing(600, speed()), clock.left))
+    assert ends[1][0] - ends[0][0] == pytest.approx(2 * (AUDIT[0] + 600 * AUDIT[1]))
     assert ends[0][1] - ends[1][1] == pytest.approx(2 * OUTSIDE, abs=0.1)
 
 

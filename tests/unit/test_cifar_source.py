@@ -313,6 +313,11 @@ def test_the_folder_source_does_not_take_these(tmp_path: Path) -> None:
     assert Folder.matches(tmp_path / "test")
     for other in ("train", "test.bin", "digits", "cifar.npz", np.zeros(3), None):
         assert not Cifar.matches(other)
+    exported = tmp_path / "cifar-100-python" / "test"
+    assert Cifar.matches(exported)  # to say that it is not there
+    exported.mkdir(parents=True)  # its images, written into class folders
+    assert not Cifar.matches(exported)
+    assert Folder.matches(exported)
 
 
 # -- what is wrong with them -----------------------------------------------------------------
@@ -536,7 +541,12 @@ def test_cifar_n_of_another_order_or_form_is_refused(ten: Path) -> None:
     with pytest.raises(UserError, match="holds a list"):
         load(ten, label_column="human_worst")
     made = ten / "made"
-    for content in (b"", b"PK", pickle.dumps({"aggre_label": Malicious(made)}, protocol=2)):
+    torch.save({"aggre_label": truth}, path, _use_new_zipfile_serialization=False)
+    old = path.read_bytes()
+    cut = [old[:length] for length in (20, 100, len(old) // 2)]
+    damaged = [b"\x80\x02" + bytes([code]) * 9 + b"." for code in b"tsubRoe\x85hj"]
+    for content in (b"", b"PK", pickle.dumps({"aggre_label": Malicious(made)}, protocol=2),
+                    *cut, *damaged):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(UserError, match="cannot read"):
             load(ten, label_column="human_worst")

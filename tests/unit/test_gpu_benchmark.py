@@ -257,7 +257,7 @@ def test_page_of_made_up_rows() -> None:
     one = {
         "name": "CE epoch", "ours": [1.0, 2.0, 3.0], "plain": [10.0], "ratio_of_medians": 5.0,
         "images_per_second": {"ours": 100.0, "plain": 20.0}, "peaks": {"ours": 2**20},
-        "parts": {"forward": 3.0, "views": 1.0}, "note": "",
+        "parts": {"forward": 3.0, "views": 1.0}, "note": "measured on 3 steps",
     }  # fmt: skip
     grown = [{"batch": 64, "images_per_second": 10.0, "seconds": 1.0, "peak": 2**21}]
     grown.append({"batch": 128, "error": "out of memory"})
@@ -286,12 +286,32 @@ def test_page_of_made_up_rows() -> None:
     assert "forward 75.0%, views 25.0%" in text
     assert "| `ce` | compiled | 0.5 | 2.00 | - |" in text
     assert "the largest batch that fits is 64 (2 MiB); 128 does not: out of memory" in text
+    assert "- CE epoch: measured on 3 steps." in text
     assert "where it was" in text
     assert [row["status"] for row in latest([failed, {**failed, "status": "done"}])] == ["done"]
     assert [row["status"] for row in latest([{**failed, "status": "done"}, failed])] == ["done"]
 
 
 # -- all of it ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_is_ended_early_leaves_its_page_and_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--tiny"]
+    command += ["--out", str(tmp_path), "--part", "correctness"]
+    rows = tmp_path / "tiny.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while not rows.exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        process.terminate()
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "written to" in said
+    assert "## Correctness" in (tmp_path / "tiny.md").read_text()
+    before = rows.read_bytes()
+    time.sleep(3)
+    assert rows.read_bytes() == before
 
 
 @pytest.mark.slow

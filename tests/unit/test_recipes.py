@@ -221,12 +221,9 @@ def test_what_is_not_of_a_paper_says_so() -> None:
     for name in ("dividemix-cifar10-asymmetric-49", "ce-cifar10-symmetric-20", "c2d-animal10n",
                  "hallucination-cifar10-instance-40", "scanmix-cifar100-semantic-vgg"):  # fmt: skip
         assert "settings ours" in found[name].summary, name
-    for name in (
-        "dividemix-cifar10-symmetric-50",
-        "scanmix-webvision",
-        "tscsi-cifar10-instance-40",
-    ):
+    for name in ("dividemix-cifar10-symmetric-50", "tscsi-cifar10-instance-40"):
         assert "ours" not in found[name].summary, name
+    assert "learning rate, warm-up and λ_u ours" in found["scanmix-webvision"].summary
     assert "SimCLR as in ScanMix" in found["sanm-c2d-cifar10-symmetric-50"].summary
 
 
@@ -330,6 +327,11 @@ def test_one_recipe_is_shown_with_all_that_it_sets() -> None:
             assert f"{setting}={shown}\n" in text + "\n"
     assert "--label-column human_worst" in call("dividemix-cifar10n-worst")
     assert "--test cifar-10-batches-bin/test_batch.bin" in call("dividemix-cifar10n-worst")
+    assert "CIFAR-10_human.pt of CIFAR-N beside the batches" in call("dividemix-cifar10n-worst")
+    assert "semantic_vgg.npy or semantic_vgg.txt" in call("scanmix-cifar100-semantic-vgg")
+    assert "DATA and TEST: yours" in call("scanmix-webvision")
+    assert "DATA: yours" in call("scan")
+    assert "yours" not in call("ce-cifar10-symmetric-50")
     assert set(json.loads(call("scan", "--json"))) == {"scan"}
 
 

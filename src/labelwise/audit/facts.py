@@ -116,7 +116,7 @@ def key_numbers(run: RunFiles) -> list[KeyNumber]:
     numbers = []
     if "test_accuracy_last" in summary:
         count = summary.get("test_accuracy_last_epochs", 1)
-        mean = f"mean of the last {count} epochs" if count > 1 else "last epoch"
+        mean = f"mean of the last {count} epochs measured" if count > 1 else "last epoch"
         best = percent(summary["test_accuracy_best"], 1)
         numbers.append(
             KeyNumber(

@@ -97,12 +97,13 @@ class Bench:
         return found, notes
 
     def write_tables(self) -> tuple[str, list[str]]:
-        """Write the tables of what is there; return them as text, and notes."""
+        """Write the tables of what is there; return the main one as text, and notes."""
         # Plots and templates are only needed here.
         tables = importlib.import_module("labelwise.bench.tables")
         with self.folder.writing():
             rows, notes = self.counted()
-            return tables.write_tables(rows, self.suite, self.folder.path), notes
+            tables.write_tables(rows, self.suite, self.folder.path)
+        return tables.text_brief(rows, self.suite), notes
 
     def remember(self) -> None:
         """Write down what this bench is, for `reopen`."""

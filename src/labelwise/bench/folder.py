@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +100,27 @@ class BenchFolder:
                 yield False
             else:
                 yield True
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def at_work(self) -> Iterator[Callable[[], bool]]:
+        """Run tasks of this folder; what it gives says whether no other bench does so too.
+
+        Asked once at the end, it then keeps other benches from beginning until this one is over.
+        """
+        handle = os.open(self.path / ".at-work", os.O_RDWR | os.O_CREAT, 0o644)
+
+        def is_alone() -> bool:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield is_alone
         finally:
             os.close(handle)
 

@@ -17,7 +17,8 @@ BUILT_IN = ("digits",)
 def identity_of(data: str) -> str:
     """A digest that data of equal contents share, wherever they lie.
 
-    Of a file it is the SHA-256 of its bytes; of a folder, that of the names and sizes of its files.
+    Of a file it is the SHA-256 of its bytes; of a folder, that of the names and sizes of its files;
+    of a file in an archive (`cifar-10-python.tar.gz/test_batch`), that of the archive and its name.
 
     Raises:
         UserError: they do not exist or cannot be read.
@@ -25,6 +26,8 @@ def identity_of(data: str) -> str:
     if data in BUILT_IN:
         return data
     path = at_home(data)
+    if path.parent.is_file() and Cifar.matches(data):
+        return f"{identity_of(str(path.parent))}/{path.name}"
     if not path.exists():
         beside = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{path} does not exist.{nearest(path.name, beside)}")

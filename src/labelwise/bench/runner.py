@@ -2,84 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from labelwise.bench.folder import BenchFolder
+from labelwise.bench.how import How
 from labelwise.bench.outlook import Outlook
 from labelwise.bench.plan import Task
+from labelwise.bench.processes import StopSignals, context_for, environment, stop_signals
 from labelwise.bench.result import failed_row
 from labelwise.bench.rows import Row, latest
 from labelwise.bench.worker import DONE, FAILED, STOPPED, TAKEN, Orders, work
-from labelwise.errors import UserError
-
-POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""Libraries that start threads of their own take their number from these."""
-
-
-@dataclass(frozen=True)
-class How:
-    """How runs are done.
-
-    Args:
-        workers: runs at a time.
-        threads: CPU threads of each.
-        device: auto, cpu or cuda.
-        keep: whether run folders stay whole.
-        minutes: no run is started that is not expected to end within so many; None: no limit.
-    """
-
-    workers: int
-    threads: int
-    device: str
-    keep: bool = False
-    minutes: float | None = None
-
-    @classmethod
-    def chosen(
-        cls,
-        workers: int | None,
-        threads: int | None,
-        device: str,
-        minutes: float | None,
-        keep: bool = False,
-    ) -> How:
-        """What the user left open, by what there is: every core in use, one run at a time on a GPU.
-
-        Raises:
-            UserError: a number that means nothing, or a device that is not there.
-        """
-        for name, value in (("workers", workers), ("threads", threads)):
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value}: at least 1.")
-        if minutes is not None and not minutes > 0:
-            raise UserError(f"--minutes {minutes}: give a time above 0.")
-        from labelwise.training.engine import resolve_device
-
-        device = resolve_device(device)
-        threads = threads or (1 if device == "cpu" else num_cores())
-        workers = workers or (default_workers(threads) if device == "cpu" else 1)
-        return cls(workers, threads, device, keep, minutes)
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_workers(threads: int) -> int:
-    """Runs at a time that fill the cores."""
-    return max(1, num_cores() // threads)
 
 
 @dataclass
@@ -142,15 +80,16 @@ class Runner:
 
     def run(self) -> Outcome:
         """Do all that there is time for; Ctrl-C or SIGTERM stops it, so that it can go on."""
-        with stop_signals() as stopped:
+        with self.bench.at_work() as is_alone, stop_signals() as stopped:
             try:
                 self._run(stopped)
             except BaseException:  # such as a full disk: no run may outlive the bench
                 self._stop(times=1)
                 raise
-        self.outcome.left += self.waiting
-        if not (self.outcome.left or self.outcome.elsewhere):
-            shutil.rmtree(self.bench.pretrained, ignore_errors=True)  # nobody begins with it
+            self.outcome.left += self.waiting
+            if not (self.outcome.left or self.outcome.elsewhere) and is_alone():
+                # Nobody begins with it any more.
+                shutil.rmtree(self.bench.pretrained, ignore_errors=True)
         return self.outcome
 
     def _run(self, stopped: StopSignals) -> None:
@@ -238,79 +177,3 @@ class Runner:
                 run.process.kill()
             else:
                 run.process.terminate()
-
-
-def context_for(device: str) -> BaseContext:
-    """How processes are started: forked from one that has imported everything, where that is safe.
-
-    CUDA does not survive a fork; its runs are started anew.
-    """
-    if device == "cuda":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["labelwise.bench.preload"])
-    return context
-
-
-@contextmanager
-def environment(threads: int) -> Iterator[None]:
-    """The variables that new processes take the number of threads from.
-
-    Idle threads sleep rather than spin: beside other runs, spinning makes every step slower.
-    """
-    wanted = {**{name: str(threads) for name in POOLS}, "OMP_WAIT_POLICY": "PASSIVE"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-class StopSignals:
-    """Ctrl-C and SIGTERM as something that can be waited for."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        self._count = 0
-
-    def fileno(self) -> int:
-        """Readable once a signal came."""
-        return self._read
-
-    def take(self, number: int, frame: object) -> None:
-        """The handler."""
-        del number, frame
-        os.write(self._write, b"x")
-
-    def times(self) -> int:
-        """How many signals came so far."""
-        self._count += len(os.read(self._read, 64))
-        return self._count
-
-    def close(self) -> None:
-        """Close the pipe."""
-        os.close(self._read)
-        os.close(self._write)
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Take Ctrl-C and SIGTERM in; outside the main thread they are left alone."""
-    stopped = StopSignals()
-    old: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, stopped.take)
-    try:
-        yield stopped
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-        stopped.close()

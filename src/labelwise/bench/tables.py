@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.cells import cell_len
 
 from labelwise.bench.cells import BEST, BOLD, CLOSE, Entry, Table
 from labelwise.bench.checked import read_rows
+from labelwise.bench.costs import warnings
 from labelwise.bench.latex import latex_document
+from labelwise.bench.paired import verdicts
 from labelwise.bench.provenance import Section, sections
 from labelwise.bench.readings import Readings, SuiteLike
 from labelwise.bench.summaries import main_table, tables
@@ -21,7 +24,9 @@ from labelwise.data.files import write_atomically
 WIDTH = 120
 """Text tables that are wider are broken into blocks of columns."""
 FOLDED = 3
-"""Items of a folded section that the text shows."""
+"""Items of a folded section that the text shows, and of any in what is printed."""
+SAID = 200
+"""Characters of an item that are printed."""
 FILES = ("table.txt", "table.md", "table.tex", "page.html")
 
 
@@ -65,13 +70,28 @@ def markdown_main(rows: Sequence[Any], suite: SuiteLike) -> str:
     return markdown_table(main_table(read_rows(rows, suite)))
 
 
+def text_brief(rows: Sequence[Any], suite: SuiteLike) -> str:
+    """What a terminal shows: the main table, the comparison in words, and what is wrong."""
+    readings = read_rows(rows, suite)
+    parts = [printable(suite.title or suite.name), text_table(main_table(readings))]
+    said = [*verdicts(readings), *warnings(readings)]
+    parts += ["\n".join(_wrapped(line) for line in said)] if said else []
+    for section in sections(readings):
+        if not section.fold:
+            items = tuple(item[:SAID] for item in section.items)
+            parts.append(_text_section(replace(section, items=items), FOLDED, "table.txt"))
+    return "\n\n".join(parts)
+
+
 def text_document(readings: Readings) -> str:
     """All tables and sections as plain text."""
     suite = readings.suite
     title = printable(suite.title or suite.name)
     parts = [f"{title}\n{'=' * cell_len(title)}\n{_wrapped(suite.summary)}".rstrip()]
     parts += [text_table(table) for table in tables(readings)]
-    parts += [_text_section(section) for section in sections(readings)]
+    for section in sections(readings):
+        most = FOLDED if section.fold else len(section.items)
+        parts.append(_text_section(section, most, "table.md and page.html"))
     return "\n\n".join(parts) + "\n"
 
 
@@ -180,10 +200,10 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
-def _text_section(section: Section) -> str:
-    title = printable(section.title)
-    shown = section.items[:FOLDED] if section.fold else section.items
-    lines = [title, *(f"- {printable(item)}" for item in shown)]
+def _text_section(section: Section, most: int, rest: str) -> str:
+    """A heading and so many items; `rest` is where the others are."""
+    shown = section.items[:most]
+    lines = [printable(section.title), *(f"- {printable(item)}" for item in shown)]
     if len(shown) < len(section.items):
-        lines.append(f"- {len(section.items) - len(shown)} more in table.md and page.html")
+        lines.append(f"- {len(section.items) - len(shown)} more in {rest}")
     return "\n".join(lines)

@@ -29,6 +29,11 @@ DATA: dict[str | None, tuple[str, ...]] = {
     "animal10n": ("DATA", "--test", "TEST"),
 }
 """The data that a recipe is for, as they stand on a command line."""
+LABELS = {
+    "cifar10n": "CIFAR-10_human.pt of CIFAR-N beside the batches",
+    "cifar100n": "CIFAR-100_human.pt of CIFAR-N beside the batches",
+}
+"""Where the given labels come from, where they are not those of the data."""
 
 
 @app.command()
@@ -146,6 +151,19 @@ def percent(number: float | None) -> str:
     return f"{number:.1f}" if round(number, 1) == number else f"{number:.2f}"
 
 
+def needed(recipe: Recipe) -> Iterator[str]:
+    """What the command takes for granted."""
+    data = DATA.get(recipe.dataset, ("DATA",))
+    if "DATA" in data:
+        tested = " and TEST" if "TEST" in data else ""
+        yield f"DATA{tested}: yours, a folder of class folders or a table of images and labels"
+    column = recipe.label_column
+    if column is not None:
+        own = f"{column}.npy or {column}.txt beside the batches, which you have to have"
+        yield f"its labels {column!r}: {LABELS.get(str(recipe.dataset), own)}"
+        yield "or a table with this column, and --truth-column for the true labels"
+
+
 def shown(name: str, recipe: Recipe) -> Iterator[str]:
     """All that a recipe sets, and how to run it."""
     yield f"{name}: {recipe.summary}"
@@ -154,6 +172,7 @@ def shown(name: str, recipe: Recipe) -> Iterator[str]:
         yield f"paper, test accuracy in percent: last epochs {last}, best {best} ({recipe.source})"
     words = ["labelwise", "fit", *DATA.get(recipe.dataset, ("DATA",))]
     yield f"\nRun it:\n    {shlex.join([*words, '--recipe', name])}"
+    yield from (f"    {note}" for note in needed(recipe))
     options = {
         "--method": recipe.method,
         "--model": recipe.model,

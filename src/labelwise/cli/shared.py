@@ -120,7 +120,7 @@ def show_result(result: Result, as_json: bool) -> None:
         )
     if "test_accuracy_last" in summary:
         count = summary["test_accuracy_last_epochs"]
-        last = "the last epoch" if count == 1 else f"mean of the last {count} epochs"
+        last = "the last epoch" if count == 1 else f"mean of the last {count} epochs measured"
         typer.echo(
             f"Test accuracy {summary['test_accuracy_last']:.1%} ({last}), "
             f"best {summary['test_accuracy_best']:.1%}."

@@ -113,8 +113,9 @@ def asked_for(path: Path) -> Asked | None:
     for layout in LAYOUTS:
         if path.name in (layout.folder, layout.archive):
             return Asked(layout, path, layout.train)
-        inside = path.parent.name in (layout.folder, layout.archive)
-        # "test" and "train" are names of many things: elsewhere only a file is meant.
+        # "test" and "train" are names of many things, such as folders of class folders: elsewhere
+        # only a file is meant.
+        inside = path.parent.name in (layout.folder, layout.archive) and not path.is_dir()
         if path.name in layout.files and (inside or path.is_file()):
             return Asked(layout, path.parent, (path.name,))
     return None

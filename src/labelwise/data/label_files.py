@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,7 @@ def _read_cifar_n(path: Path) -> Mapping[str, Any]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+    except Exception as error:  # what a damaged pickle raises has no common base
         raise UserError(
             f"cannot read {path}: {first_line(error)}. It must be the file of CIFAR-N as it is "
             "given out (github.com/UCSC-REAL/cifar-10-100n): download it again."

@@ -63,7 +63,10 @@ NUM_CLASSES = {
 }
 
 SEMANTIC = {"densenet": 0.32, "resnet": 0.38, "vgg": 0.34}
-"""The classifiers whose confusions are the labels, with the share of wrong ones on CIFAR-10."""
+"""The classifiers whose confusions are the labels, with the share of wrong ones on CIFAR-10.
+
+Those on CIFAR-100 are not known to us, and taken to be the same.
+"""
 NETWORKS = {"densenet": "DenseNet", "resnet": "ResNet", "vgg": "VGG"}
 HUMAN = {
     "aggregate": 0.090,
@@ -74,11 +77,13 @@ HUMAN = {
 }
 """The label sets of CIFAR-10N, with the share of wrong ones."""
 AS_LABELLED = {"cifar100n": 0.402, "webvision": 0.20, "clothing1m": 0.385, "animal10n": 0.08}
-"""Data sets with one set of labels, with the share of wrong ones as it is commonly given."""
+"""Data sets with one set of labels, with the share of wrong ones: CIFAR-100N's as its authors
+give it, the others about as they are commonly given. No number of a paper follows from them."""
 HUMAN_100 = "human"
 """What labelwise calls the labels of CIFAR-100N."""
 
 OURS = "settings ours"
+RATES_OURS = "learning rate, warm-up and λ_u ours"
 SIMCLR_OURS = "SimCLR as in ScanMix"
 
 

@@ -1,7 +1,7 @@
 """Recipes of cross-entropy, MixUp, Co-teaching and Co-teaching+ for every cell.
 
-The numbers on CIFAR are those of DivideMix's tables (arXiv 2002.07394), with its networks. How
-those runs were set up is not known: backbone and schedule are DivideMix's, settings ours.
+The numbers on CIFAR are those that DivideMix (arXiv 2002.07394) is compared with. How those runs
+were set up is not known: backbone and schedule are DivideMix's, settings ours.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ SEVERE = 0.7
 
 def source(cell: Cell) -> str:
     """Where the numbers of the plain methods stand."""
-    if cell.dataset in ("cifar10n", "animal10n"):
-        return QUOTED
     if cell.planted:
         return f"{DIVIDEMIX}, table {1 if cell.kind == 'symmetric' else 2}"
-    return f"{DIVIDEMIX}, which gives one number"
+    return QUOTED
 
 
 def plain(cell: Cell, kind: type[Any], title: str, **settings: Any) -> Recipe:

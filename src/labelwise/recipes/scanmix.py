@@ -5,7 +5,7 @@ from __future__ import annotations
 from labelwise.methods.clusters import Clusters
 from labelwise.methods.scanmix import ScanMix
 from labelwise.recipes.c2d import features
-from labelwise.recipes.cells import OURS, Cell, filled, grid, start
+from labelwise.recipes.cells import OURS, RATES_OURS, Cell, filled, grid, start
 from labelwise.recipes.dividemix import SCANMIX, by_paper, dividemix, division
 from labelwise.recipes.recipe import Recipe
 
@@ -24,7 +24,7 @@ def scanmix(cell: Cell) -> Recipe:
     """ScanMix without what labelwise adds to it."""
     recipe = dividemix(cell).derive(method="scanmix", **features(cell))
     recipe = recipe.derive(settings={**CLUSTER, **PAPER, **division(cell)})
-    note = "" if cell.dataset == "webvision" or by_paper(cell) else OURS
+    note = "" if by_paper(cell) else RATES_OURS if cell.dataset == "webvision" else OURS
     one = "" if cell.planted else ", which gives one number"
     table = f"{SCANMIX}, table 1" if cell.planted else f"{SCANMIX}{one}"
     return filled(recipe, cell, "ScanMix", ScanMix.paper_numbers, table, note)
