@@ -147,7 +147,7 @@ def finish(
         prepared.planted,
         config.seed,
     )
-    with trainer.fabric.autocast():
+    with torch.no_grad(), trainer.fabric.autocast():
         found = reach_verdicts(observer.gather(), trainer.plain, trainer.store, config.seed)
         masks = mask_arrays(
             trainer.method.shows_masks(),

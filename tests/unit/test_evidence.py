@@ -398,6 +398,7 @@ def test_neighbours_are_those_of_a_full_search(
     store = Store.of(data, CPU)
     rows = torch.tensor([5, 0, 63, 17])
     found, similarity = nearest(networks, store, rows, block)
+    assert not similarity.requires_grad  # a graph over all blocks would hold all activations
     networks[0].eval()
     with torch.no_grad():
         features = networks[0](store.plain(torch.arange(len(data))), heads=("features",))

@@ -200,6 +200,7 @@ def _similar(
     return nearest_among(unit[rows], rows, unit, observed.references, count)
 
 
+@torch.no_grad()
 def nearest(
     networks: Sequence[nn.Module], store: Store, rows: Tensor, block: int = 1024
 ) -> tuple[Tensor, Tensor]:
