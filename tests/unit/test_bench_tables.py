@@ -644,6 +644,20 @@ def test_curves_are_means_within_their_bands() -> None:
     assert "ce from 1" in chart[0].chart.words
 
 
+def test_curves_stand_at_the_epochs_that_were_measured() -> None:
+    every_fourth = {"epochs": 10, "evaluate_every": 4}
+    for schedule, expected in (
+        (every_fourth, [2, 6, 10]),
+        ({"epochs": 3, "evaluate_every": 1}, [1, 2, 3]),
+        ({"epochs": "x", "evaluate_every": 0}, [1, 2, 3]),
+        (None, [1, 2, 3]),
+    ):
+        found = row("ce", "symmetric:0.5", 0, accuracies=[0.2, 0.3, 0.4], schedule=schedule)
+        bands = plots._bands(read(found), "ce", "symmetric:0.5")
+        assert bands is not None
+        np.testing.assert_array_equal(bands[0], expected)
+
+
 def test_curves_of_unlike_length_and_with_gaps() -> None:
     found = [
         row("ce", "symmetric:0.5", 0, accuracies=[0.2, None, 0.4]),

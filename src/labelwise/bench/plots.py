@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from labelwise.audit.charts import Axes, Chart, Tick, round_values
 from labelwise.bench.papers import paper_numbers
-from labelwise.bench.readings import Readings
+from labelwise.bench.readings import Readings, Run, number
 
 WIDTH = 560
 SIDE = 176
@@ -178,9 +179,10 @@ def _bands(
     readings: Readings, row: str, column: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """Epochs and mean, lowest and highest accuracy of the seeds; None without any curve."""
-    curves = [run.curve for run in readings.of(row, column) if run.done and run.curve]
-    if not curves:
+    runs = [run for run in readings.of(row, column) if run.done and run.curve]
+    if not runs:
         return None
+    curves = [run.curve for run in runs]
     length = max(map(len, curves))
     table = np.full((len(curves), length), np.nan)
     for place, curve in enumerate(curves):
@@ -195,7 +197,18 @@ def _bands(
     high = np.where(known, table, -np.inf).max(0)
     low[count == 0] = high[count == 0] = np.nan
     chosen = np.unique(np.linspace(0, length - 1, min(length, MOST_EPOCHS)).round().astype(int))
-    return chosen + 1.0, mean[chosen], low[chosen], high[chosen]
+    first, every = _measured(runs[0])
+    return first + every * chosen.astype(float), mean[chosen], low[chosen], high[chosen]
+
+
+def _measured(run: Run) -> tuple[int, int]:
+    """The first epoch that a run measured, and how many epochs lie between two such."""
+    schedule = run.raw.get("schedule")
+    known = schedule if isinstance(schedule, Mapping) else {}
+    epochs, every = (number(known.get(name)) for name in ("epochs", "evaluate_every"))
+    if not epochs or not every or every < 1:
+        return 1, 1
+    return int((epochs - 1) % every) + 1, int(every)  # the last one is measured
 
 
 def _band(axes: Axes, epochs: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
