@@ -43,7 +43,7 @@ TITLES = {
     "two_convolutions": "synthetic, two small convolutions",
 }
 NOISE, CLASSES, SIZE = 0.5, 10, 32
-BATCH = 64
+BATCH = {"small_resnet": 64, "two_convolutions_cifar10": 256, "two_convolutions": 256}
 
 
 def marked_images(count: int, seed: int = 0) -> tuple[Any, Any]:
@@ -131,7 +131,7 @@ def child(series: str, size: int, data: Path | None, threads: int) -> None:
             "model": series.removesuffix("_cifar10"),
             "noise": f"symmetric:{NOISE}",
             "plant": 0.0,
-            "schedule": {"epochs": 2, "warmup": 1, "batch_size": BATCH, "lr": 0.02},
+            "schedule": {"epochs": 2, "warmup": 1, "batch_size": BATCH[series], "lr": 0.02},
             "device": "cpu",
             "checkpoint_every": 1e9,
         },

@@ -117,13 +117,21 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the package's source tree, or None when it is installed without one."""
+    """The git commit of the package's source tree, or None when it is installed without one.
+
+    It ends in "-dirty" where files under version control were changed since.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

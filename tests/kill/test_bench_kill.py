@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, whole: Path) -
     until(out, "runs/dividemix*/metrics.jsonl")
     logs = next(out.glob("logs/dividemix*"))
     os.kill(workers_of(logs)[0], signal.SIGKILL)
-    assert "failed (logs in" in end(process)
+    assert "failed (logs in" in end(process, 1)
     assert sum(row["status"] == "failed" for row in rows_of(out)) == 1
     assert "3 of 4 runs are done; 1 run to do" in end(start(out, "ce,dividemix", "--retry-failed"))
     assert [row for row in rows_of(out) if row["status"] == "done"] == rows_of(whole)

@@ -63,6 +63,8 @@ def done_row(task: Task, path: Path, around: float) -> Row:
 
 def failed_row(task: Task, error: str, seconds: float) -> Row:
     """The row of a run that failed: why, and after how many seconds."""
+    from labelwise import outputs  # the bench itself does without torch
+
     method = task.config.get("method")
     return {
         **_place(task),
@@ -70,6 +72,9 @@ def failed_row(task: Task, error: str, seconds: float) -> Row:
         "status": "failed",
         "error": error.strip()[:1000] or "no reason given",
         "seconds": round(seconds, 3),
+        "versions": outputs.versions(),
+        "hardware": outputs.hardware("cpu"),
+        "commit": outputs.commit(),
         **_end(task),
     }
 

@@ -60,7 +60,8 @@ def bench(
 ) -> None:
     """Run a suite: every cell with every seed, resumable; write its tables.
 
-    Runs that are done are not done again; failed ones only with --retry-failed.
+    Runs that are done are not done again; failed ones only with --retry-failed. Runs that fail
+    leave exit code 1.
     """
     if suite is None:
         list_suites(as_json)
@@ -99,6 +100,8 @@ def bench(
     outcome = run(opened, tasks, how, keep_runs, retry_failed, quiet or as_json)
     show_tables(opened, as_json, outcome)
     say_end(opened, outcome)
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
 def words(text: str | None) -> list[str] | None:
