@@ -26,7 +26,15 @@ from labelwise.pretraining import known_pretraining
 from labelwise.recipes import known_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/guide.md", "docs/audit.md", "docs/sanm.md", "docs/hallucination.md")
+PAGES = (
+    "README.md",
+    "docs/guide.md",
+    "docs/audit.md",
+    "docs/sanm.md",
+    "docs/hallucination.md",
+    "docs/recipes.md",
+    "docs/bench.md",
+)
 COLUMNS = {
     "given_label",
     "label_quality",
