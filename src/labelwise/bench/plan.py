@@ -127,6 +127,7 @@ def _asked(
         "test": place.test,
         "noise": cell.noise,
         "label_column": cell.label_column,
+        "pretrain": cell.pretrain,
         "model": cell.model,
         "image_size": cell.image_size,
         "limit": changes.limit or cell.limit,

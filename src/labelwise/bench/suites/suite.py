@@ -19,6 +19,7 @@ class Cell(Strict):
     column: str = Field(description="column of the table")
     noise: str | None = Field(None, description="noise to plant")
     label_column: str | None = Field(None, description="column of the given labels")
+    pretrain: str | None = Field(None, description="pre-training; None: the method's own")
     model: str = Field("auto", description="backbone")
     image_size: int | None = Field(None, description="side of the images, pixels")
     epochs: int | None = Field(None, description="epochs; None scales with the data")
