@@ -6,13 +6,12 @@ A recipe module defines `recipes() -> dict[str, Recipe]`; one new file adds reci
 from __future__ import annotations
 
 import difflib
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from labelwise.config import RunConfig
+from labelwise.discovery import gather
 from labelwise.errors import UserError
 from labelwise.recipes.recipe import Recipe
 
@@ -20,12 +19,7 @@ from labelwise.recipes.recipe import Recipe
 @cache
 def known_recipes() -> dict[str, Recipe]:
     """Every recipe by name."""
-    found: dict[str, Recipe] = {}
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda item: item.name):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        if hasattr(module, "recipes"):
-            found.update(module.recipes())
-    return found
+    return gather(__name__, "recipes")
 
 
 def find_recipe(name: str) -> Recipe:

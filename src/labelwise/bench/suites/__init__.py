@@ -6,12 +6,11 @@ suite is built when it is asked for, because some are read off the recipes.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from functools import cache
 
 from labelwise.bench.suites.suite import Cell, Suite
+from labelwise.discovery import gather
 from labelwise.errors import unknown
 
 __all__ = ["Cell", "Suite", "find_suite", "known_suites"]
@@ -20,12 +19,7 @@ __all__ = ["Cell", "Suite", "find_suite", "known_suites"]
 @cache
 def known_suites() -> dict[str, Callable[[], Suite]]:
     """What builds every suite, by its name."""
-    found: dict[str, Callable[[], Suite]] = {}
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda item: item.name):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        if hasattr(module, "suites"):
-            found.update(module.suites())
-    return found
+    return gather(__name__, "suites")
 
 
 def find_suite(name: str) -> Suite:
