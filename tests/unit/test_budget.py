@@ -28,9 +28,12 @@ from labelwise.planning.asked import require_budget
 from labelwise.planning.budget import plan_within
 from labelwise.planning.choice import (
     ENOUGH,
+    ENOUGH_TINY,
     MIXUP_EPOCHS,
+    SEMI_SUPERVISED,
     Candidate,
     choose,
+    enough_of,
     fitting,
     measured_every,
 )
@@ -63,7 +66,8 @@ def one_cycle(epochs: int) -> Schedule:
 
 def candidate(method: str, wanted: int, fits: int) -> Candidate:
     schedule = Schedule(epochs=max(1, fits))
-    return Candidate(method, "mlp", None, {}, schedule, wanted, fits, 1.0, speed())
+    enough = enough_of(wanted, (3, 32, 32)) if method in SEMI_SUPERVISED else 1
+    return Candidate(method, "mlp", None, {}, schedule, wanted, enough, fits, 1.0, speed())
 
 
 # -- the schedule ------------------------------------------------------------------------------
@@ -195,6 +199,21 @@ def test_division_needs_its_epochs() -> None:
     assert choose(some)[0].method == "hallucination"
     none = [candidate("dividemix", 60, 20), candidate("hallucination", 60, nearly - 1), short]
     assert choose(none)[0] is short
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "expected"),
+    [
+        ((1, 8, 8), 87, ENOUGH_TINY),
+        ((3, 15, 40), 87, ENOUGH_TINY),
+        ((3, 16, 16), 60, 42),
+        ((3, 32, 32), 87, 61),
+        ((512,), 10, 7),
+        ((1, 8, 8), 10, 7),
+    ],
+)
+def test_tiny_images_need_fewer_epochs(shape: tuple[int, ...], wanted: int, expected: int) -> None:
+    assert enough_of(wanted, shape) == expected
 
 
 def test_many_short_epochs_are_mixed() -> None:

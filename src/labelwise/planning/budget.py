@@ -17,13 +17,13 @@ from labelwise.experiment import InMemory, Prepared, prepare
 from labelwise.methods.sprint import GROWN, Sprint
 from labelwise.planning.asked import is_short, require_plannable
 from labelwise.planning.choice import (
-    ENOUGH,
     MIXUP_EPOCHS,
     SEMI_EPOCHS,
     SEMI_SUPERVISED,
     SHORT_EPOCHS,
     Candidate,
     choose,
+    enough_of,
     fitting,
     measured_every,
 )
@@ -99,11 +99,11 @@ class Planner:
             return [self.candidate(self.config.method, {})]
         short = self.short()
         plain = short.speed.epoch
-        found = []
-        for name in SEMI_SUPERVISED:
-            wanted = self.wanted(name)
-            if LIKELY[name] * plain * wanted * ENOUGH <= self.clock.left:
-                found.append(self.candidate(name, {}, self._network(short=False)))
+        found = [
+            self.candidate(name, {}, self._network(short=False))
+            for name in SEMI_SUPERVISED
+            if LIKELY[name] * plain * self.enough(name) <= self.clock.left
+        ]
         if short.fits >= MIXUP_EPOCHS:
             found.append(self.candidate("mixup", {}, self._network(short=True)))
         return [*found, short]
@@ -167,6 +167,7 @@ class Planner:
                 settings=dict(settings),
                 schedule=base,
                 wanted=self.wanted(method),
+                enough=self.enough(method),
                 fits=0,
                 seconds=0.0,
                 speed=speed,
@@ -192,6 +193,12 @@ class Planner:
         if self.prepared.train.kind == "embeddings":
             return usual
         return max(usual, SHORT_EPOCHS if is_short(method) else SEMI_EPOCHS)
+
+    def enough(self, method: str) -> int:
+        """Epochs with which a method is taken at least."""
+        if method not in SEMI_SUPERVISED:
+            return 1
+        return enough_of(self.wanted(method), self.prepared.train.shape)
 
     def closing(self, one: Candidate) -> float:
         """Seconds that the audit and the report take after the training of a candidate."""
