@@ -38,7 +38,7 @@ from labelwise.planning.choice import (
     measured_every,
 )
 from labelwise.planning.clock import AIM, AUDIT, OUTSIDE, Clock
-from labelwise.planning.speed import Speed, measure
+from labelwise.planning.speed import FIXED, Speed, measure, on_all
 from labelwise.training.loop import Interrupted
 from labelwise.training.progress import Silent
 from support import tiny_embeddings, tiny_images
@@ -432,6 +432,21 @@ def test_the_trial_times_training_and_measuring() -> None:
     assert 0 < found.evaluate < found.epoch
     mixed = config.model_copy(update={"method": "mixup"})
     assert measure(mixed, Prepared(data, None, None, None), seconds=0.0).observe > 0
+
+
+def test_two_trials_tell_what_does_not_grow_with_the_data() -> None:
+    def trial(batches: int, fixed: float) -> Speed:
+        return speed(fixed + 0.5 * batches, observe=0.1 * batches, batches=batches)
+
+    found = on_all(trial(6, 1.0), trial(2, 1.0), 60)
+    assert found.epoch == pytest.approx(1.0 + 0.5 * 60)
+    assert found.observe == pytest.approx(0.1 * 60)
+    # Alone, or where the shorter one was slow by chance, a trial is trusted less.
+    assert on_all(trial(6, 1.0), None, 60).epoch == pytest.approx(10 * 4.0)
+    assert on_all(trial(6, 0.0), speed(9.0, batches=2), 60).epoch == pytest.approx(
+        FIXED * 3.0 + 10 * (1 - FIXED) * 3.0
+    )
+    assert on_all(trial(24, 1.0), trial(2, 1.0), 20).epoch == pytest.approx(13.0)
 
 
 class StopAt(Silent):

@@ -13,7 +13,7 @@ AIM = 0.88
 """Part of the budget that is planned: a machine a tenth slower still ends in time."""
 OUTSIDE = 3.0
 """Seconds before and after the run proper: the interpreter, its imports, the last files."""
-TRIAL = 0.02
+TRIAL = 0.03
 """Part of the budget that the trials of one method may take, or two batches where that is more."""
 AUDIT = (1.0, 1.3e-3)
 """Seconds of the closing audit and report without its passes: at least, and per sample."""

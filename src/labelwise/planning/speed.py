@@ -22,8 +22,10 @@ from labelwise.training.folder import RunFolder
 from labelwise.training.progress import Silent
 from labelwise.training.trace import MOST_PASSES
 
-FIRST, MOST = 2, 16
+FIRST, MOST = 2, 24
 """Batches of the first trial, and of the one that counts, at most."""
+FIXED = 0.5
+"""Share of a trial's epoch that may be taken for what does not grow with the data, at most."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +68,62 @@ def measure(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
     """Time a method on a part of the data.
 
     A first trial of two batches says how many fit into the time; where they already take it all,
-    they count. An epoch's first steps are slow (memory, kernels), so the last of several epochs
-    is read.
+    they count. An epoch's first steps are slow (memory, kernels), so late epochs are read. Some of
+    an epoch does not grow with the data (fitting a mixture to few losses costs as much as to
+    some more): the two trials tell it apart.
 
     Args:
         config: with the method, the model and the batch size (`schedule.batch_size`) that count.
         prepared: the whole data.
         seconds: what the trial may take.
     """
-    first = _trial(config, prepared, FIRST)
     whole = math.ceil(len(prepared.train) / config.schedule["batch_size"])
+    first = _trial(config, prepared, FIRST)
     batches = int(FIRST * (seconds - first.trial) / max(first.trial, 1e-6))
     batches = min(MOST, whole, batches)
     if batches <= FIRST:
-        return first
+        return on_all(first, None, whole)
     second = _trial(config, prepared, batches)
-    return replace(second, trial=first.trial + second.trial)
+    return replace(on_all(second, first, whole), trial=first.trial + second.trial)
+
+
+def on_all(trial: Speed, smaller: Speed | None, whole: int) -> Speed:
+    """What a trial took, for all batches of the data.
+
+    Args:
+        trial: on `trial.batches` batches.
+        smaller: one on fewer, or None: then all grows with the data.
+        whole: batches of the data.
+    """
+    own = min(trial.batches, whole)
+    more = 0 if smaller is None else own - smaller.batches
+
+    def predicted(name: str) -> float:
+        long: float = getattr(trial, name)
+        fixed = 0.0
+        if more > 0:
+            each = (long - getattr(smaller, name)) / more
+            fixed = min(max(0.0, long - own * each), FIXED * long)
+        return fixed + (long - fixed) * whole / own
+
+    return replace(
+        trial,
+        epoch=predicted("epoch"),
+        warmup=predicted("warmup"),
+        middle=predicted("middle"),
+        observe=predicted("observe"),
+    )
 
 
 def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
-    """Run two epochs of warm-up and two more on `batches` batches of the data."""
+    """Run two epochs of warm-up and three more on `batches` batches of the data; seconds of those.
+
+    The measurement on test data alone is for all of them.
+    """
     start = time.monotonic()
     size = config.schedule["batch_size"]
     part = _part(prepared, batches * size, config.seed)
-    own = {**config.schedule, "epochs": 4, "warmup": 2, "evaluate_every": 1}
+    own = {**config.schedule, "epochs": 5, "warmup": 2, "evaluate_every": 1}
     config = config.model_copy(update={"schedule": own})
     method = bind(config, part.train)
     config = resolve(config, part.train, method)
@@ -99,15 +133,14 @@ def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
         trainer.train()
         rows = trainer.journal.rows()
     took = [row["phase_seconds"] for row in rows]
-    scale = len(prepared.train) / len(part.train)
     tests = 0.0
     if prepared.test is not None and part.test is not None:
         tests = len(prepared.test.data) / len(part.test.data)
     return Speed(
-        epoch=scale * _training(took[3]),
-        warmup=scale * _training(took[1]),
-        middle=scale * _training(took[2]),
-        observe=scale * took[3].get("observe", 0.0),
+        epoch=min(map(_training, took[3:])),
+        warmup=_training(took[1]),
+        middle=_training(took[2]),
+        observe=min(phases.get("observe", 0.0) for phases in took[3:]),
         evaluate=tests * min(row["evaluate"] for row in took),
         batches=batches,
         trial=time.monotonic() - start,
