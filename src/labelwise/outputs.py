@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from labelwise.audit.evidence import reach_verdicts
+from labelwise.audit.evidence import Verdicts, reach_verdicts
 from labelwise.audit.hardness import Sorting, hardness_arrays
 from labelwise.audit.masks import mask_arrays
 from labelwise.audit.observed import Observer
@@ -145,7 +145,6 @@ def finish(
         The summary.
     """
     train, truth = prepared.train, prepared.truth
-    epochs = trainer.journal.rows()
     observer = Observer(
         trainer.plain,
         trainer.store,
@@ -186,7 +185,17 @@ def finish(
         blocks = (found.top.dense(part) for part in torch.split(rows, 65_536))
         write_pred_probs(folder.pred_probs, train.ids, train.classes, blocks)
     save_model(trainer, train, config, folder)
-    summary = {
+    summary = summary_of(trainer, prepared, config, found)
+    write_json(folder.summary, summary)
+    return summary
+
+
+def summary_of(
+    trainer: Trainer, prepared: Prepared, config: RunConfig, found: Verdicts
+) -> dict[str, Any]:
+    """What is told of a finished run in `summary.json`."""
+    train, epochs = prepared.train, trainer.journal.rows()
+    return {
         "method": config.method,
         "seed": config.seed,
         "data": train.name,
@@ -194,7 +203,7 @@ def finish(
         "epochs": trainer.method.num_epochs,
         **accuracy_figures(epochs),
         **stage_figures(epochs),
-        **audit_figures(train, found, truth),
+        **audit_figures(train, found, prepared.truth),
         "wall_seconds": round(trainer.position.seconds, 3),
         "images_per_second": round(trainer.position.images / max(trainer.position.seconds, 1e-9)),
         "peak_memory_bytes": peak_memory(config.device),
@@ -207,8 +216,6 @@ def finish(
         "decisions": dict(trainer.ledger.decisions),
         "mixture_fallback": found.fallback,
     }
-    write_json(folder.summary, summary)
-    return summary
 
 
 def planted_note(prepared: Prepared) -> list[str]:
