@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes of `make test`: each test takes one thread.
+TEST_PROCESSES ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: install demo test test-slow test-browser check format bench clean
@@ -20,7 +22,7 @@ demo: install
 	$(BIN)/labelwise demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
