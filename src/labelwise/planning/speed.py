@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -137,10 +138,10 @@ def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
     if prepared.test is not None and part.test is not None:
         tests = len(prepared.test.data) / len(part.test.data)
     return Speed(
-        epoch=min(map(_training, took[3:])),
+        epoch=mean(map(_training, took[3:])),
         warmup=_training(took[1]),
         middle=_training(took[2]),
-        observe=min(phases.get("observe", 0.0) for phases in took[3:]),
+        observe=mean(phases.get("observe", 0.0) for phases in took[3:]),
         evaluate=tests * min(row["evaluate"] for row in took),
         batches=batches,
         trial=time.monotonic() - start,
