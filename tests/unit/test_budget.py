@@ -21,6 +21,7 @@ from labelwise.config import RISE, RunConfig, Schedule
 from labelwise.data.dataset import Dataset, Source
 from labelwise.errors import UserError
 from labelwise.experiment import InMemory, Prepared, prepare
+from labelwise.methods import parse_method
 from labelwise.methods.sprint import Sprint
 from labelwise.outputs import accuracy_figures
 from labelwise.planning import budget as planning
@@ -38,10 +39,10 @@ from labelwise.planning.choice import (
     measured_every,
 )
 from labelwise.planning.clock import AIM, AUDIT, OUTSIDE, Clock
-from labelwise.planning.speed import FIXED, Speed, measure, on_all
+from labelwise.planning.speed import FIXED, LABELLED, Speed, measure, on_all, usual_images
 from labelwise.training.loop import Interrupted
 from labelwise.training.progress import Silent
-from support import tiny_embeddings, tiny_images
+from support import build_trainer, tiny_embeddings, tiny_images
 
 IMAGES = tiny_images()
 PAIR = (IMAGES.inputs.numpy(), IMAGES.labels.numpy())
@@ -447,6 +448,29 @@ def test_two_trials_tell_what_does_not_grow_with_the_data() -> None:
         FIXED * 3.0 + 10 * (1 - FIXED) * 3.0
     )
     assert on_all(trial(24, 1.0), trial(2, 1.0), 20).epoch == pytest.approx(13.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "times"),
+    [
+        ("ce", 1.0),
+        ("coteaching", 1.0),  # both networks in one step
+        ("dividemix", 4 * LABELLED),
+        ("hallucination", 2 * LABELLED),
+        ("sanm+dividemix", 4 * LABELLED),
+    ],
+)
+def test_images_of_an_epoch_as_the_journal_counts_them(
+    spec: str, times: float, tmp_path: Path
+) -> None:
+    schedule = {"epochs": 4, "warmup": 2, "batch_size": 16}
+    trainer = build_trainer(IMAGES, parse_method(spec), tmp_path, schedule=schedule)
+    usual = usual_images(trainer.method, 3, len(IMAGES))
+    assert usual == pytest.approx(times * len(IMAGES))
+    trainer.train()
+    counted = [row["images"] for row in trainer.journal.rows()]
+    # A division may call any share of at least one half labelled; a last batch is filled up.
+    assert 0.45 * usual <= counted[3] - counted[2] <= 1.4 * usual
 
 
 class StopAt(Silent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -20,11 +20,18 @@ from labelwise.data.load import stratified_rows
 from labelwise.experiment import Prepared, assemble
 from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
+from labelwise.training.method import Method, Step
 from labelwise.training.progress import Silent
+from labelwise.training.sampling import Everything
 from labelwise.training.trace import MOST_PASSES
 
+EPOCHS, LATE = 5, (3, 4)
+"""Epochs of a trial, two of them warm-up, and those that are read."""
 FIRST, MOST = 2, 24
 """Batches of the first trial, and of the one that counts, at most."""
+LABELLED = 0.85
+"""Share of the samples that a division is taken to call labelled: it decides the steps of an epoch,
+and in a trial, whose network knows nothing yet, it may be any."""
 FIXED = 0.5
 """Share of a trial's epoch that may be taken for what does not grow with the data, at most."""
 
@@ -124,7 +131,7 @@ def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
     start = time.monotonic()
     size = config.schedule["batch_size"]
     part = _part(prepared, batches * size, config.seed)
-    own = {**config.schedule, "epochs": 5, "warmup": 2, "evaluate_every": 1}
+    own = {**config.schedule, "epochs": EPOCHS, "warmup": 2, "evaluate_every": 1}
     config = config.model_copy(update={"schedule": own})
     method = bind(config, part.train)
     config = resolve(config, part.train, method)
@@ -134,11 +141,16 @@ def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
         trainer.train()
         rows = trainer.journal.rows()
     took = [row["phase_seconds"] for row in rows]
+    steps = [
+        _training(phases)
+        * min(2.0, max(0.5, usual_images(method, epoch, len(part.train)) / images))
+        for epoch, phases, images in zip(LATE, took[3:], _images(rows)[3:], strict=True)
+    ]
     tests = 0.0
     if prepared.test is not None and part.test is not None:
         tests = len(prepared.test.data) / len(part.test.data)
     return Speed(
-        epoch=mean(map(_training, took[3:])),
+        epoch=mean(steps),
         warmup=_training(took[1]),
         middle=_training(took[2]),
         observe=mean(phases.get("observe", 0.0) for phases in took[3:]),
@@ -146,6 +158,25 @@ def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
         batches=batches,
         trial=time.monotonic() - start,
     )
+
+
+def usual_images(method: Method, epoch: int, total: int) -> float:
+    """Images that the journal counts in an epoch of training over `total` samples.
+
+    A phase that divides the data has as many labelled as unlabelled ones, and steps until the
+    labelled are through.
+    """
+    return sum(
+        total if isinstance(phase.sampling, Everything) else 2 * LABELLED * total
+        for phase in method.phases(epoch)
+        if isinstance(phase.step, Step)
+    )
+
+
+def _images(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Images of each epoch; the journal has sums."""
+    sums = [row["images"] for row in rows]
+    return [max(1, b - a) for a, b in zip([0, *sums], sums, strict=False)]
 
 
 def _training(seconds: Mapping[str, float]) -> float:
