@@ -14,6 +14,14 @@ class UserError(ValueError):
     """
 
 
+class NoMemory(UserError):
+    """A run would need more memory than is free; a smaller one may fit."""
+
+
+class UnusableFolder(UserError):
+    """A run folder that nobody can go on with as it is: only a new run helps."""
+
+
 class NoColumn(UserError):
     """The data have no column, or key, of that name; another name may do."""
 

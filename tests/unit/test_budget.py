@@ -19,7 +19,7 @@ import labelwise
 from labelwise import cli
 from labelwise.config import RISE, RunConfig, Schedule
 from labelwise.data.dataset import Dataset, Source
-from labelwise.errors import UserError
+from labelwise.errors import NoMemory, UserError
 from labelwise.experiment import InMemory, Prepared, prepare
 from labelwise.methods import parse_method
 from labelwise.methods.sprint import Sprint
@@ -39,6 +39,7 @@ from labelwise.planning.choice import (
     measured_every,
 )
 from labelwise.planning.clock import AIM, AUDIT, OUTSIDE, Clock
+from labelwise.planning.short import smaller_sides, sprint_settings
 from labelwise.planning.speed import FIXED, LABELLED, Speed, measure, on_all, usual_images
 from labelwise.training.loop import Interrupted
 from labelwise.training.progress import Silent
@@ -275,7 +276,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Times per sample and epoch by method, in place of measured ones."""
     times = {"sprint": 1e-4, "mixup": 1e-4, "ce": 1e-4, "hallucination": 4e-4, "dividemix": 9e-4}
 
-    def measured(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+    def measured(
+        config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
+    ) -> Speed:
         epoch = len(prepared.train) * times[config.method]
         return speed(epoch, evaluate=epoch / 20)
 
@@ -334,9 +337,11 @@ def test_the_trials_take_from_what_they_plan(
     now = [1000.0]
     quick = planning.measure
 
-    def trial(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+    def trial(
+        config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
+    ) -> Speed:
         now[0] += 8.0
-        return quick(config, prepared, seconds)
+        return quick(config, prepared, seconds, side)
 
     monkeypatch.setattr(planning, "measure", trial)
     for name in ("monotonic", "process_time"):
@@ -400,24 +405,129 @@ def test_settings_need_their_method(slow: dict[str, float]) -> None:
         planned(1.0, settings={"alpha": 1.0})
 
 
-@pytest.mark.parametrize(
-    ("side", "given", "expected"), [(64, None, 32), (64, 64, 64), (8, None, None)]
-)
-def test_images_are_made_smaller_for_the_sake_of_epochs(
-    monkeypatch: pytest.MonkeyPatch, side: int, given: int | None, expected: int | None
-) -> None:
-    def measured(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
-        return speed(prepared.train.inputs[0].numel() / 1024)
+def images_of(height: int, width: int) -> Dataset:
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 255, (60, 1, height, width), dtype=np.uint8)
+    return Dataset(torch.from_numpy(images), IMAGES.labels[:60], IMAGES.classes, IMAGES.ids[:60])
+
+
+@pytest.fixture
+def by_area(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An epoch takes a second for every 1,024 pixels; the sides of the trials, as they come."""
+    sides: list[int] = []
+
+    def measured(
+        config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
+    ) -> Speed:
+        shape = prepared.train.shape
+        sides.append(side or min(shape[1:]))
+        return speed((math.prod(shape[1:]) if side is None else side**2) / 1024)
 
     monkeypatch.setattr(planning, "measure", measured)
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 255, (60, 1, side, side), dtype=np.uint8)
-    data = Dataset(torch.from_numpy(images), IMAGES.labels[:60], IMAGES.classes, IMAGES.ids[:60])
-    config, prepared, notes = planned(1.0, data, image_size=given)
+    return sides
+
+
+@pytest.mark.parametrize(
+    ("side", "given", "expected", "tried"),
+    [
+        (64, None, 32, [32, 32]),  # the first trial is of the smallest images
+        (64, 64, 64, [64]),
+        (48, None, None, [24, 48]),
+        (8, None, None, [8]),
+        (256, None, 32, [32, 32]),
+    ],
+)
+def test_images_are_made_smaller_for_the_sake_of_epochs(
+    by_area: list[int], side: int, given: int | None, expected: int | None, tried: list[int]
+) -> None:
+    config, prepared, notes = planned(1.0, images_of(side, side), image_size=given)
+    assert by_area[: len(tried)] == tried
     assert config.image_size == expected
     assert prepared.train.shape == (1, expected or side, expected or side)
-    assert any("were brought to 32" in note for note in notes) == (given is None and side == 64)
+    made_smaller = given is None and expected is not None
+    assert any("were brought to 32" in note for note in notes) == made_smaller
     assert config.model == ("convnet" if side >= 16 else "auto") or config.model == "small_resnet"
+
+
+def test_images_that_are_not_square_stay_whole(by_area: list[int]) -> None:
+    config, prepared, _ = planned(1.0, images_of(64, 640))
+    assert config.image_size is None
+    assert prepared.train.shape == (1, 64, 640)
+
+
+def test_weights_and_foreign_backbones_keep_their_size() -> None:
+    data = images_of(64, 64)
+    plain = RunConfig(data="(in memory)")
+    assert smaller_sides(plain, data) == [32]
+    for changed in ({"init": "runs/features"}, {"model": "vit_tiny"}, {"image_size": 64}):
+        assert smaller_sides(plain.model_copy(update=changed), data) == []
+    assert sprint_settings((1, 64, 64), "convnet")["small_start"]
+    assert "small_start" not in sprint_settings((1, 64, 64), "vit_tiny")
+
+
+def test_what_does_not_fit_into_memory_is_not_weighed(
+    slow: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = planning.measure
+
+    def measured(
+        config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
+    ) -> Speed:
+        if config.method == "dividemix":
+            raise NoMemory("needs 85 GiB")
+        return quick(config, prepared, seconds, side)
+
+    monkeypatch.setattr(planning, "measure", measured)
+    config, _, notes = planned(600.0, tiny_images(600))
+    assert config.method == "hallucination"
+    assert any("dividemix was not weighed: needs 85 GiB" in note for note in notes)
+    with pytest.raises(NoMemory):
+        planned(600.0, tiny_images(600), method="dividemix")
+
+
+def test_memory_for_large_images_alone_is_missing(
+    by_area: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = planning.measure
+
+    def measured(
+        config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
+    ) -> Speed:
+        if (side or prepared.train.shape[1]) > 32:
+            raise NoMemory("needs 85 GiB")
+        return quick(config, prepared, seconds, side)
+
+    monkeypatch.setattr(planning, "measure", measured)
+    config, _, _ = planned(600.0, images_of(128, 128))
+    assert config.image_size == 32
+
+
+def test_how_often_to_measure_is_kept_where_it_is_given(slow: dict[str, float]) -> None:
+    config, _, _ = planned(1.0, tiny_images(600), schedule={"evaluate_every": 3})
+    assert config.schedule["evaluate_every"] == 3
+
+
+def test_a_wrapped_sprint_has_the_rate_of_a_sprint(slow: dict[str, float]) -> None:
+    slow["sanm+sprint"] = slow["sprint"]
+    rates = [
+        planned(0.5, tiny_images(600), method=name)[0].schedule["lr"]
+        for name in ("sprint", "sanm+sprint")
+    ]
+    assert rates[0] == rates[1]
+
+
+def test_a_given_sprint_is_planned_as_one_that_was_chosen(by_area: list[int]) -> None:
+    config, _, _ = planned(0.5, images_of(32, 32), method="sprint")
+    chosen, _, _ = planned(0.5, images_of(32, 32))
+    assert chosen.method == "sprint"
+    assert config.settings == chosen.settings == {"trust": 0.0, "small_start": True}
+    assert config.model == chosen.model == "convnet"
+
+
+def test_a_single_epoch_is_no_warmup() -> None:
+    times = speed(5.0, warmup=1.0)
+    assert times.seconds(Schedule(epochs=1, warmup=1)) == pytest.approx(5.0)
+    assert times.seconds(Schedule(epochs=3, warmup=1)) == pytest.approx(11.0)
 
 
 # -- the real thing ------------------------------------------------------------------------------

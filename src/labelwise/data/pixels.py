@@ -54,7 +54,7 @@ def to_inputs(
         chosen = rows[start : start + block]
         images = _with_channels(_to_bytes(array[chosen], chosen, ids), axis, channels)
         if size is not None:
-            images = _square(images, size)
+            images = square(images, size)
         if result is None:
             result = allocate((len(rows), *images.shape[1:]))
         result[start : start + len(chosen)] = images
@@ -134,7 +134,7 @@ def _with_channels(images: np.ndarray, axis: int | None, channels: int | None) -
     return planes
 
 
-def _square(images: np.ndarray, size: int) -> np.ndarray:
+def square(images: np.ndarray, size: int) -> np.ndarray:
     """Crop the centre square and resize it (bicubic, antialiased) to `size` x `size`."""
     height, width = images.shape[2:]
     side = min(height, width)

@@ -13,7 +13,9 @@ from typing import Any
 
 from labelwise.binding import bind, resolve
 from labelwise.config import RunConfig, Schedule
+from labelwise.errors import NoMemory
 from labelwise.experiment import InMemory, Prepared, prepare
+from labelwise.methods import split_spec
 from labelwise.methods.sprint import GROWN, Sprint
 from labelwise.planning.asked import is_short, require_plannable
 from labelwise.planning.choice import (
@@ -36,6 +38,9 @@ PEAK = 5.0
 LIKELY = {"dividemix": 5.0, "hallucination": 2.0}
 """Time of an epoch over plain training's, at the least that was measured: what cannot fit even so
 is not tried."""
+MOST_PAIRED = 20_000
+"""Embeddings beyond which anchor hallucination is not weighed: it compares easy with hard samples,
+which a trial on a few does not show."""
 FEW_EPOCHS = 12
 """With fewer epochs than this images are made smaller."""
 SMALLEST = 500
@@ -96,46 +101,90 @@ class Planner:
     def candidates(self) -> list[Candidate]:
         """Everything that is weighed, the best first; the last is the short training."""
         if self.fixed:
-            return [self.candidate(self.config.method, {})]
+            return [self.given()]
         short = self.short()
         plain = short.speed.epoch
         found = [
-            self.candidate(name, {}, self._network(short=False))
+            self.affordable(name, short=False)
             for name in SEMI_SUPERVISED
-            if LIKELY[name] * plain * self.enough(name) <= self.clock.left
+            if self.is_weighed(name) and LIKELY[name] * plain * self.enough(name) <= self.clock.left
         ]
         if short.fits >= MIXUP_EPOCHS:
-            found.append(self.candidate("mixup", {}, self._network(short=True)))
-        return [*found, short]
+            found.append(self.affordable("mixup", short=True))
+        return [*(one for one in found if one is not None), short]
+
+    def given(self) -> Candidate:
+        """The method that the user chose."""
+        method = self.config.method
+        if not is_short(method):
+            return self.candidate(method, {})
+        settings = self._sprint_settings() if method == Sprint.name else {}
+        return self.candidate(method, settings, self._network(short=True))
+
+    def is_weighed(self, method: str) -> bool:
+        """Whether a trial can tell what a method takes: pairs of samples grow with the square."""
+        train = self.prepared.train
+        many = train.kind == "embeddings" and len(train) > MOST_PAIRED
+        return not (many and method == "hallucination")
+
+    def affordable(self, method: str, short: bool) -> Candidate | None:
+        """A method that the user did not ask for; None where it would not fit into memory."""
+        try:
+            return self.candidate(method, {}, self._network(short))
+        except NoMemory as error:
+            self.notes.append(f"{method} was not weighed: {error}")
+            return None
 
     def short(self) -> Candidate:
-        """The short training, on smaller images where whole ones allow but a few epochs."""
-        found = self._sprint()
-        shape = self.prepared.train.shape
-        if len(shape) == 1 or self.config.image_size is not None or found.fits >= FEW_EPOCHS:
-            return found
-        side = min(shape[1:])
-        sizes = smaller_sides(side)
-        for size in sizes:
-            if found.fits * (side / size) ** 2 >= FEW_EPOCHS or size == sizes[-1]:
-                self.config = self.config.model_copy(update={"image_size": size})
-                self.prepared = prepare(self.config, self.memory)
-                self.notes.append(
-                    f"images of {side} pixels allow {found.fits} epochs in the budget: they were "
-                    f"brought to {size} (--image-size {side} keeps them)"
-                )
-                return self._sprint()
-        return found
+        """The short training, on smaller images where whole ones allow but a few epochs.
 
-    def _sprint(self) -> Candidate:
-        settings = sprint_settings(self.prepared.train.shape)
-        return self.candidate(Sprint.name, settings, self._network(short=True))
+        How many epochs larger images allow is told from the smallest, whose trial takes the least.
+        """
+        sides = smaller_sides(self.config, self.prepared.train)
+        if not sides:
+            return self._sprint()
+        whole, least = self.prepared.train.shape[1], sides[-1]
+        tried = self._sprint(least)
+        for side in (whole, *sides):
+            if side > least and tried.fits * (least / side) ** 2 < FEW_EPOCHS:
+                continue
+            try:
+                found = self._sprint(None if side == whole else side)
+            except NoMemory:
+                if side == least:
+                    raise
+                continue
+            if side < whole:
+                self._resize(side)
+                self.notes.append(
+                    f"images of {whole} pixels allow too few epochs in the budget, or need too "
+                    f"much memory: they were brought to {side} (--image-size {whole} keeps them)"
+                )
+            return replace(found, image_size=self.config.image_size)
+        raise AssertionError("the smallest side is always taken")
+
+    def _resize(self, side: int) -> None:
+        self.config = self.config.model_copy(update={"image_size": side})
+        self.prepared = prepare(self.config, self.memory)
+
+    def _sprint(self, side: int | None = None) -> Candidate:
+        network = self._network(short=True)
+        return self.candidate(Sprint.name, self._sprint_settings(side), network, side)
+
+    def _sprint_settings(self, side: int | None = None) -> dict[str, Any]:
+        shape = self.prepared.train.shape
+        now = shape if side is None else (shape[0], side, side)
+        return sprint_settings(now, self.config.model)
 
     def _network(self, short: bool) -> str:
         return network_for(self.config, self.prepared.train, short)
 
     def candidate(
-        self, method: str, settings: Mapping[str, Any], model: str | None = None
+        self,
+        method: str,
+        settings: Mapping[str, Any],
+        model: str | None = None,
+        side: int | None = None,
     ) -> Candidate:
         """Measure a method, and see how many epochs of it fit.
 
@@ -143,6 +192,7 @@ class Planner:
             method: its name.
             settings: of it; those that the user set win.
             model: backbone; None takes the configuration's.
+            side: of the images, pixels; None takes theirs.
         """
         settings = {**settings, **self.config.settings}
         config = self.config.model_copy(
@@ -155,7 +205,7 @@ class Planner:
         base = scheduled(config, self.prepared.train, self._fields(method))
         config = config.model_copy(update={"schedule": base.model_dump()})
         with self.clock.watching():
-            speed = measure(config, self.prepared, self.clock.trial)
+            speed = measure(config, self.prepared, self.clock.trial, side)
         if settings.get("small_start"):
             speed = replace(speed, grown=GROWN)
         train = self.prepared.train
@@ -180,7 +230,9 @@ class Planner:
 
         def schedule(epochs: int) -> Schedule:
             values = {**self._fields(one.method), "epochs": epochs}
-            return measured_every(scheduled(config, self.prepared.train, values), one.speed)
+            plan = scheduled(config, self.prepared.train, values)
+            asked = "evaluate_every" in self.config.schedule
+            return plan if asked else measured_every(plan, one.speed)
 
         seconds = self.clock.left - self.closing(one)
         fits, chosen = fitting(seconds, one.wanted, one.speed, schedule)
@@ -190,7 +242,7 @@ class Planner:
         """Epochs that a method gets where there is time for all it wants."""
         config = self.config.model_copy(update={"method": method, "settings": {}})
         usual = scheduled(config, self.prepared.train, {}).epochs
-        if self.prepared.train.kind == "embeddings":
+        if self.prepared.train.kind == "embeddings" or usual == 1:  # a single pass learns nothing
             return usual
         return max(usual, SHORT_EPOCHS if is_short(method) else SEMI_EPOCHS)
 
@@ -207,7 +259,8 @@ class Planner:
     def _fields(self, method: str) -> dict[str, Any]:
         """The schedule fields of a method but its epochs; those that the user set win."""
         own = self.config.schedule
-        if not is_short(method) or method == Sprint.name or "decay" in own:
+        sprint = split_spec(method)[1] is Sprint  # which has such a rate by itself
+        if not is_short(method) or sprint or "decay" in own:
             return dict(own)
         usual = scheduled(
             self.config.model_copy(update={"method": method, "settings": {}}),

@@ -7,9 +7,11 @@ from typing import Any
 
 from labelwise.config import RunConfig
 from labelwise.data.dataset import Dataset
+from labelwise.discovery import discover
 from labelwise.methods.sprint import LEAST_SIDE as LEAST_HALVED
 from labelwise.models.build import auto_model
 from labelwise.models.convnet import ConvNet
+from labelwise.models.network import Backbone
 from labelwise.models.preact_resnet import SmallResNet
 from labelwise.training.engine import resolve_device
 
@@ -17,7 +19,12 @@ LEAST_SIDE, SMALLEST_SIDE = 16, 24
 """Sides in pixels: from which `convnet` is taken, and below which images are not made smaller."""
 
 
-def sprint_settings(shape: Sequence[int]) -> dict[str, Any]:
+def takes_any_size(model: str) -> bool:
+    """Whether a backbone, or the one that "auto" stands for, takes images of whatever size."""
+    return model == "auto" or model in discover("labelwise.models", Backbone)
+
+
+def sprint_settings(shape: Sequence[int], model: str) -> dict[str, Any]:
     """Settings of `sprint`, which begins with smaller images where they are large enough.
 
     Its targets drift on embeddings and tiny images alone: on larger ones a few epochs know the
@@ -25,10 +32,11 @@ def sprint_settings(shape: Sequence[int]) -> dict[str, Any]:
 
     Args:
         shape: of a sample, (C, H, W) or (D,).
+        model: the backbone; those of others may take images of one size alone.
     """
     side = min(shape[1:]) if len(shape) == 3 else 0
     settings: dict[str, Any] = {"trust": 0.0} if side >= LEAST_SIDE else {}
-    if side >= LEAST_HALVED:
+    if side >= LEAST_HALVED and takes_any_size(model):
         settings["small_start"] = True
     return settings
 
@@ -50,6 +58,14 @@ def network_for(config: RunConfig, train: Dataset, short: bool) -> str:
     return ConvNet.name if small and min(shape[1:]) >= LEAST_SIDE else usual
 
 
-def smaller_sides(side: int) -> list[int]:
-    """Sides, pixels, that images may be brought to for the sake of epochs; the largest first."""
-    return [side // part for part in (2, 4, 8) if side // part >= SMALLEST_SIDE]
+def smaller_sides(config: RunConfig, train: Dataset) -> list[int]:
+    """Sides, pixels, that images may be brought to for the sake of epochs; the largest first.
+
+    None where the user gave the size, or weights or a backbone that have one; and none for images
+    that are not square, of which a smaller square would leave a part out.
+    """
+    shape = train.shape
+    given = config.image_size is not None or config.init is not None
+    if given or len(shape) == 1 or shape[1] != shape[2] or not takes_any_size(config.model):
+        return []
+    return [shape[1] // part for part in (2, 4, 8) if shape[1] // part >= SMALLEST_SIDE]

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from labelwise.binding import bind, problem_of, resolve
+from labelwise.binding import bind, resolve
 from labelwise.config import RunConfig, Schedule
 from labelwise.data.dataset import Dataset, Source
 from labelwise.data.load import stratified_rows
+from labelwise.data.pixels import square
 from labelwise.experiment import Prepared, assemble
 from labelwise.training.engine import launch
 from labelwise.training.folder import RunFolder
@@ -63,16 +64,19 @@ class Speed:
     def seconds(self, schedule: Schedule) -> float:
         """The training of a whole run."""
         epochs = schedule.epochs
+        # Methods that divide do so even in a single epoch.
+        warm = min(schedule.warmup, max(0, epochs - 1))
         passes = math.ceil(epochs / max(1, math.ceil(epochs / MOST_PASSES)))
         measured = math.ceil(epochs / schedule.evaluate_every)
-        warm = min(schedule.warmup, epochs)
         growing = max(0, round(self.grown * epochs) - warm)
         rest = epochs - warm - growing
         train = warm * self.warmup + growing * self.middle + rest * self.epoch
         return train + passes * self.observe + measured * self.evaluate
 
 
-def measure(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
+def measure(
+    config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
+) -> Speed:
     """Time a method on a part of the data.
 
     A first trial of two batches says how many fit into the time; where they already take it all,
@@ -84,14 +88,18 @@ def measure(config: RunConfig, prepared: Prepared, seconds: float) -> Speed:
         config: with the method, the model and the batch size (`schedule.batch_size`) that count.
         prepared: the whole data.
         seconds: what the trial may take.
+        side: bring the images of the trial to so many pixels; None leaves them as they are.
+
+    Raises:
+        NoMemory: a run like this would not fit.
     """
     whole = math.ceil(len(prepared.train) / config.schedule["batch_size"])
-    first = _trial(config, prepared, FIRST)
+    first = _trial(config, prepared, FIRST, side)
     batches = int(FIRST * (seconds - first.trial) / max(first.trial, 1e-6))
     batches = min(MOST, whole, batches)
     if batches <= FIRST:
         return on_all(first, None, whole)
-    second = _trial(config, prepared, batches)
+    second = _trial(config, prepared, batches, side)
     return replace(on_all(second, first, whole), trial=first.trial + second.trial)
 
 
@@ -123,14 +131,14 @@ def on_all(trial: Speed, smaller: Speed | None, whole: int) -> Speed:
     )
 
 
-def _trial(config: RunConfig, prepared: Prepared, batches: int) -> Speed:
+def _trial(config: RunConfig, prepared: Prepared, batches: int, side: int | None) -> Speed:
     """Run two epochs of warm-up and three more on `batches` batches of the data; seconds of those.
 
     The measurement on test data alone is for all of them.
     """
     start = time.monotonic()
     size = config.schedule["batch_size"]
-    part = _part(prepared, batches * size, config.seed)
+    part = _part(prepared, batches * size, config.seed, side)
     own = {**config.schedule, "epochs": EPOCHS, "warmup": 2, "evaluate_every": 1}
     config = config.model_copy(update={"schedule": own})
     method = bind(config, part.train)
@@ -183,23 +191,23 @@ def _training(seconds: Mapping[str, float]) -> float:
     return sum(value for name, value in seconds.items() if name not in ("observe", "evaluate"))
 
 
-def _part(prepared: Prepared, size: int, seed: int) -> Prepared:
+def _part(prepared: Prepared, size: int, seed: int, side: int | None) -> Prepared:
     """Some training and test samples, of every class; no truth, nothing planted."""
-    train = _some(prepared.train, size, seed)
+    train = _some(prepared.train, size, seed, side)
     test = prepared.test
     return Prepared(
-        train, None, None if test is None else Source(_some(test.data, size, seed)), None
+        train, None, None if test is None else Source(_some(test.data, size, seed, side)), None
     )
 
 
-def _some(data: Dataset, size: int, seed: int) -> Dataset:
-    if size >= len(data):
+def _some(data: Dataset, size: int, seed: int, side: int | None) -> Dataset:
+    if size < len(data):
+        data = data.subset(torch.from_numpy(stratified_rows(data.labels.numpy(), size, seed)))
+    if side is None:
         return data
-    return data.subset(torch.from_numpy(stratified_rows(data.labels.numpy(), size, seed)))
+    return data.with_inputs(torch.from_numpy(square(data.inputs.numpy(), side)))
 
 
 def scheduled(config: RunConfig, train: Dataset, values: Mapping[str, Any]) -> Schedule:
     """The schedule that a method gets on the whole data with some fields set."""
-    method = bind(config.model_copy(update={"schedule": dict(values)}), train)
-    assert problem_of(train).num_samples == len(train)
-    return method.schedule
+    return bind(config.model_copy(update={"schedule": dict(values)}), train).schedule

@@ -26,7 +26,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from labelwise.errors import UserError
+from labelwise.errors import NoMemory
 from labelwise.models.heads import MapHead
 from labelwise.models.network import Network
 
@@ -216,7 +216,7 @@ def require_memory(parts: Mapping[str, int], device: torch.device) -> None:
             inputs on the host, while an accelerator gets a copy of them.
 
     Raises:
-        UserError: naming the parts and what to make smaller.
+        NoMemory: naming the parts and what to make smaller.
     """
     free = available_bytes(device)
     taken = {"process", "later imports"} if device.type == "cuda" else {"process", "inputs"}
@@ -224,7 +224,7 @@ def require_memory(parts: Mapping[str, int], device: torch.device) -> None:
     need = sum(coming.values())
     if free is not None and need > free:
         listed = ", ".join(f"{name} {value / 2**30:.1f} GiB" for name, value in coming.items())
-        raise UserError(
+        raise NoMemory(
             f"the run needs about {need / 2**30:.1f} GiB on {device}, but {free / 2**30:.1f} GiB "
             f"are free ({listed}). Use a smaller --batch-size, --model, --image-size or --limit."
         )
