@@ -545,6 +545,16 @@ def test_the_trial_times_training_and_measuring() -> None:
     assert measure(mixed, Prepared(data, None, None, None), seconds=0.0).observe > 0
 
 
+def test_a_trial_on_smaller_images_takes_less_time() -> None:
+    data = images_of(96, 96)
+    schedule = {"batch_size": 16}
+    config = RunConfig(data="(in memory)", method="sprint", threads=1, schedule=schedule)
+    prepared = Prepared(data, None, Source(data), None)
+    small = measure(config, prepared, seconds=0.0, side=24)
+    assert small.epoch < measure(config, prepared, seconds=0.0).epoch / 2
+    assert prepared.train.shape == (1, 96, 96)
+
+
 def test_two_trials_tell_what_does_not_grow_with_the_data() -> None:
     def trial(batches: int, fixed: float) -> Speed:
         return speed(fixed + 0.5 * batches, observe=0.1 * batches, batches=batches)

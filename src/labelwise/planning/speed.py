@@ -205,7 +205,7 @@ def _some(data: Dataset, size: int, seed: int, side: int | None) -> Dataset:
         data = data.subset(torch.from_numpy(stratified_rows(data.labels.numpy(), size, seed)))
     if side is None:
         return data
-    return data.with_inputs(torch.from_numpy(square(data.inputs.numpy(), side)))
+    return replace(data, inputs=torch.from_numpy(square(data.inputs.numpy(), side)))
 
 
 def scheduled(config: RunConfig, train: Dataset, values: Mapping[str, Any]) -> Schedule:
