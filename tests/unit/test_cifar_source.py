@@ -16,11 +16,13 @@ import torch
 
 from labelwise.config import RunConfig
 from labelwise.data.load import load, load_labels, load_rows
+from labelwise.data.pickles import read_pickle
 from labelwise.data.source import Options
 from labelwise.data.sources.cifar import Cifar
 from labelwise.data.sources.folder import Folder
 from labelwise.errors import NoColumn, UserError
 from labelwise.experiment import prepare
+from labelwise.running import place
 
 NAMES = [
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -243,6 +245,18 @@ def test_labels_lie_beside_an_archive(ten: Path) -> None:
     assert load(archive, label_column="mine").data.labels.tolist() == truth[::-1].tolist()
 
 
+def test_labels_lie_beside_batches_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "c100"
+    cifar100(folder, "bin")
+    truth = load(folder / "train.bin").data.labels.numpy()
+    np.save(tmp_path / "mine.npy", np.roll(truth, 2))
+    with pytest.raises(NoColumn):
+        load(folder / "train.bin", label_column="mine")  # that one lies elsewhere
+    np.save(folder / "mine.npy", np.roll(truth, 1))
+    found = load(folder / "train.bin", label_column="mine")
+    assert found.data.labels.tolist() == np.roll(truth, 1).tolist()
+
+
 def cifar_n(path: Path, truth: np.ndarray, old: bool, **more: Any) -> dict[str, np.ndarray]:
     """Write labels as CIFAR-N gives them out; `old`: as an older NumPy named its functions."""
     keys = ["aggre_label", "worse_label", *(f"random_label{number}" for number in (1, 2, 3))]
@@ -303,6 +317,35 @@ def test_a_run_knows_the_truth_and_tests_on_the_test_file(ten: Path) -> None:
     assert len(prepare(own).train) == 5 * EACH
     human = RunConfig(data=str(ten), noise="human:crowd")
     assert prepare(human).noise is not None
+
+
+def test_coarse_labels_are_tested_on_coarse_labels(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    cifar100(folder, "py")
+    truth = load(folder).data.labels.numpy()
+    noisy = np.roll(truth, 5) // 5
+    cifar_n(folder / "CIFAR-100_human.pt", truth, old=False, noisy_coarse_label=noisy)
+    for column in ("noisy_coarse_label", "coarse"):
+        asked = RunConfig(data=str(folder), test=str(folder / "test"), label_column=column)
+        test = prepare(asked).test
+        assert test is not None
+        assert test.data.classes == tuple(COARSE)
+        assert test.data.labels.tolist() == (labels_of(100, 100, 1) // 5).tolist()
+
+
+def test_a_file_in_an_archive_is_remembered_by_its_whole_path(
+    ten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(ten)
+    monkeypatch.chdir(ten.parent)
+    inside = "cifar-10-binary.tar.gz/test_batch.bin"
+    remembered = place(inside)
+    assert remembered == str((ten.parent / inside).resolve())
+    (ten.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(ten.parent / "elsewhere")
+    assert len(load(remembered, classes=NAMES).data) == EACH
+    assert place("digits") == "digits"
+    assert place("nowhere.tar.gz/test_batch.bin") == "nowhere.tar.gz/test_batch.bin"
 
 
 def test_the_folder_source_does_not_take_these(tmp_path: Path) -> None:
@@ -379,6 +422,9 @@ def test_a_label_beyond_the_classes_is_refused(ten: Path) -> None:
         ({b"data": pixels(EACH - 1, 0)}, "one whole number for each of 11 images"),
         ({b"labels": ["cat"] * EACH}, "one whole number for each of 12 images"),
         ({b"labels": None}, "one whole number for each of 12 images"),
+        ({b"labels": [[0]] * 5 + [[1, 2]] * 7}, "one whole number for each of 12 images"),
+        ({b"labels": np.array(3)}, "one whole number for each of 12 images"),
+        ({b"labels": [0.5] * EACH}, "one whole number for each of 12 images"),
     ],
 )
 def test_a_pickled_batch_of_another_form_is_refused(
@@ -425,6 +471,94 @@ def test_a_pickle_cannot_run_anything(tmp_path: Path, file: str, which: int) -> 
     with pytest.raises(UserError, match=message):
         load(folder)
     assert not made.exists()
+
+
+class Stored:
+    """What is pickled as a call, and perhaps a state, of one's own choice."""
+
+    def __init__(self, call: Callable[..., Any], *words: Any, state: Any = None) -> None:
+        self.made = (call, words) if state is None else (call, words, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.made
+
+
+ADDRESSES = b"AAAAAAAA"
+REBUILD: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
+FROM_BUFFER: Callable[..., Any] = np.empty(0).__reduce_ex__(5)[0]  # type: ignore[assignment]
+
+
+def kind(code: str, *state: Any) -> Stored:
+    return Stored(np.dtype, code, False, True, state=state or None)
+
+
+def array(*state: Any) -> Stored:
+    return Stored(REBUILD, np.ndarray, (0,), b"b", state=state)
+
+
+def forged() -> dict[str, Any]:
+    """Arrays whose objects would lie wherever the file says, and others that do not fit."""
+    one, plain = (1,), kind("u1")
+    objects = kind("O8", 3, "|", None, None, None, -1, -1, 63)
+    field = {"f0": (kind("O8"), 0)}
+    return {
+        "constructor": Stored(np.ndarray, one, "O", bytearray(ADDRESSES)),
+        "constructor of numbers": Stored(np.ndarray, one, "u1", bytearray(ADDRESSES)),
+        "reconstructed type": Stored(REBUILD, bytearray, (0,), b"b"),
+        "objects": array(1, one, objects, False, ADDRESSES),
+        "list": array(1, one, objects, False, ["x"]),
+        "list as bytes": array(1, one, plain, False, ["x"]),
+        "fields": array(
+            1, one, kind("V8", 3, "|", None, ("f0",), field, 8, 1, 0), False, ADDRESSES
+        ),
+        "fields of numbers": array(
+            1, one, kind("u8", 3, "|", None, ("f0",), field, 8, 1, 0), False, ADDRESSES
+        ),
+        "part": array(1, one, kind("u1", 3, "|", (kind("O8"), one), None, None, 8, 1, 0), False,
+                      ADDRESSES),
+        "larger": array(1, (9,), kind("S1", 3, "|", None, None, None, 1000, 1, 0), False, b"x" * 9),
+        "longer": array(1, (1000,), plain, False, b"x" * 9),
+        "negative": array(1, (-3, -3), plain, False, b"x" * 9),
+        "no characters": array(1, one, kind("U1", 3, "<", None, None, None, 4, 4, 8), False,
+                               b"\xff" * 4),
+        "empty": Stored(REBUILD, np.ndarray, (0,), b"b"),
+        "buffer of objects": Stored(FROM_BUFFER, ADDRESSES, kind("O8"), one, "C"),
+        "buffer of an array": Stored(FROM_BUFFER, array(1, one, plain, False, b"x"), plain, one,
+                                     "C"),
+        "short buffer": Stored(FROM_BUFFER, b"x", plain, (1000,), "C"),
+        "many zeros": Stored(bytearray, 2**50),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", forged())
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_no_array_is_made_of_what_a_pickle_says_alone(name: str, protocol: int) -> None:
+    content = pickle.dumps({b"label_names": forged()[name]}, protocol=protocol)
+    with pytest.raises(UserError, match="meta"):
+        read_pickle(content, "batches.meta")
+
+
+@pytest.mark.parametrize("name", ["constructor", "objects", "list", "fields", "longer"])
+def test_no_array_is_made_of_what_cifar_n_says_alone(ten: Path, name: str) -> None:
+    torch.save({"aggre_label": forged()[name]}, ten / "CIFAR-10_human.pt")
+    with pytest.raises(UserError, match="cannot read"):
+        load(ten, label_column="human_aggregate")
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_plain_arrays_are_read_as_they_were(protocol: int) -> None:
+    cube = np.arange(24, dtype=">i4").reshape(2, 3, 4)
+    wanted = [cube, np.asfortranarray(cube), cube.transpose(1, 0, 2), cube[:, ::2], np.array(7),
+              np.array(["cat", "Öl"]), np.array([b"ab", b"c"]), np.ones((2, 2), np.float32),
+              np.array([True, False]), np.zeros((1, 3), np.uint8)]  # fmt: skip
+    content = {"several": wanted, "again": (wanted[0], {"deep": wanted[0]}), "none": None}
+    found = read_pickle(pickle.dumps(content, protocol=protocol), "it")
+    assert found["again"][0] is found["again"][1]["deep"] is found["several"][0]
+    for before, after in zip(wanted, found["several"], strict=True):
+        assert type(after) is np.ndarray
+        assert (after.dtype, after.shape) == (before.dtype, before.shape)
+        assert np.array_equal(after, before)
+        assert after.flags.writeable
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00", b"not a pickle", pickle.dumps([1])])
@@ -523,6 +657,9 @@ def test_labels_beside_must_fit_the_images(ten: Path) -> None:
     np.save(ten / "objects.npy", np.array([{}] * 3), allow_pickle=True)
     with pytest.raises(UserError, match="as labels"):
         load(ten, label_column="objects")
+    (ten / "zipped.npy").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match=r"zipped\.npy as labels"):
+        load(ten, label_column="zipped")
     np.save(ten / "single.npy", np.array(3))
     with pytest.raises(UserError, match="not an array"):
         load(ten, label_column="single")

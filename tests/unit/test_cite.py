@@ -184,6 +184,33 @@ def test_a_run_cites_what_its_configuration_says(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_cites_what_its_networks_went_through_before(tmp_path: Path) -> None:
+    """`--init` starts from networks that the method's own citation does not know."""
+    dividemix = known_methods()["dividemix"].citation
+    digits = [RESNET, "alpaydin1998digits", "labelwise"]
+    before = described(citation=dividemix, pretrained_by=["moco", "scan"])
+    run = written(tmp_path / "before", before)
+    assert keys(str(run)) == ["chen2020mocov2", SCAN, DIVIDEMIX, *digits]
+    twice = f"{known_pretraining()['simclr'].citation}; {dividemix}"
+    run = written(tmp_path / "twice", described(citation=twice, pretrained_by=["simclr"]))
+    assert keys(str(run)) == [SIMCLR, DIVIDEMIX, *digits]
+    other = described(citation=dividemix, pretrained_by=["later", None, []])
+    assert keys(str(written(tmp_path / "other", other))) == [DIVIDEMIX, *digits]
+
+
+def test_a_run_on_labels_of_classifiers_cites_what_its_recipe_does(tmp_path: Path) -> None:
+    config = {"label_column": "semantic_vgg", "model": "preact_resnet18",
+              "data": "/x/cifar-100-python"}  # fmt: skip
+    content = described(citation=known_methods()["ce"].citation, config=config)
+    run = written(tmp_path / "run", {**content, "data": {"name": "cifar-100-python"}})
+    assert keys(str(run)) == keys("ce-cifar100-semantic-vgg")
+    assert "lee2019robust" in keys(str(run))
+    config["label_column"] = "semantics"  # a column of another name
+    run = written(tmp_path / "run", {**content, "data": {"name": "cifar-100-python"},
+                                     "config": config})  # fmt: skip
+    assert "lee2019robust" not in keys(str(run))
+
+
 def test_a_real_run_can_be_cited(tmp_path: Path) -> None:
     labelwise.fit("digits", method="ce", out=tmp_path / "run", limit=60, epochs=1, model="auto",
                   noise="symmetric:0.2")  # fmt: skip

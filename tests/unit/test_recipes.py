@@ -219,10 +219,11 @@ def test_recipes_set_what_the_papers_say() -> None:
 def test_what_is_not_of_a_paper_says_so() -> None:
     found = known_recipes()
     for name in ("dividemix-cifar10-asymmetric-49", "ce-cifar10-symmetric-20", "c2d-animal10n",
-                 "hallucination-cifar10-instance-40", "scanmix-cifar100-semantic-vgg"):  # fmt: skip
+                 "hallucination-cifar10-instance-40", "scanmix-cifar100-semantic-vgg",
+                 "tscsi-cifar10-instance-40", "tscsi-cifar10-symmetric-50"):  # fmt: skip
         assert "settings ours" in found[name].summary, name
-    for name in ("dividemix-cifar10-symmetric-50", "tscsi-cifar10-instance-40"):
-        assert "ours" not in found[name].summary, name
+    assert "ours: backbone and warm-up" in found["tscsi-cifar10-instance-40"].summary
+    assert "ours" not in found["dividemix-cifar10-symmetric-50"].summary
     assert "learning rate, warm-up and λ_u ours" in found["scanmix-webvision"].summary
     assert "SimCLR as in ScanMix" in found["sanm-c2d-cifar10-symmetric-50"].summary
 
@@ -278,6 +279,76 @@ def test_labels_and_image_size_come_from_the_recipe_unless_given() -> None:
     assert applied(symmetric)["image_size"] is None
     assert applied(symmetric)["plant"] == 0.0
     assert applied("ce-webvision", model="resnet18")["model"] == "resnet18"
+
+
+def lasting(name: str, epochs: int, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and schedule of a recipe for a number of epochs."""
+    return apply_recipe(name, {"method": None}, settings, {"epochs": epochs})[1:]
+
+
+def test_what_is_counted_in_epochs_keeps_its_share_of_other_epochs() -> None:
+    settings, schedule = lasting("dividemix-cifar100-symmetric-50", 30)
+    assert (schedule["epochs"], schedule["warmup"], settings["ramp_epochs"]) == (30, 3, 2)
+    settings, schedule = lasting("dividemix-cifar100-symmetric-50", 3)
+    assert (schedule["warmup"], settings["ramp_epochs"]) == (1, 1)
+    assert lasting("dividemix-cifar100-symmetric-50", 600)[1]["warmup"] == 60
+    settings, schedule = lasting("coteaching-plus-cifar10-symmetric-50", 60)
+    assert settings["coteaching+.initial_epochs"] == 4
+    assert (schedule["warmup"], settings["coteaching+.ramp_epochs"]) == (2, 2)
+    assert lasting("scan-cifar10-symmetric-50", 5)[1]["warmup"] == 0  # there is none
+    assert lasting("scanmix-cifar10-symmetric-50", 30)[0]["simclr.epochs"] == 500
+    assert lasting("scanmix", 30) == (find_recipe("scanmix").settings, {"epochs": 30})
+
+
+def test_what_is_counted_in_epochs_and_given_is_kept() -> None:
+    name = "coteaching-plus-cifar10-symmetric-50"
+    kept, _ = lasting(name, 60, **{"coteaching+.ramp_epochs": 7})
+    assert (kept["coteaching+.ramp_epochs"], kept["coteaching+.initial_epochs"]) == (7, 4)
+    bare = parse_method("coteaching+", lasting(name, 60, ramp_epochs=7)[0])
+    assert bare.settings.ramp_epochs == 7  # type: ignore[attr-defined]
+    _, _, schedule = apply_recipe(name, {}, {}, {"epochs": 60, "warmup": 9})
+    assert schedule["warmup"] == 9
+    with pytest.raises(UserError, match="epochs = 0 is not valid"):
+        lasting(name, 0)
+
+
+def test_recipes_of_their_own_length_are_unchanged() -> None:
+    for name, recipe in known_recipes().items():
+        for given in ({}, {"epochs": recipe.schedule["epochs"]} if recipe.schedule else {}):
+            _, settings, schedule = apply_recipe(name, {}, {}, given)
+            assert json.dumps(settings) == json.dumps(recipe.settings), name
+            assert json.dumps(schedule) == json.dumps(recipe.schedule), name
+
+
+def fitted(monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    """What `labelwise fit` asks for, without a run."""
+    asked: dict[str, Any] = {}
+
+    def fit(data: object, **options: Any) -> None:
+        asked.update(options)
+        raise UserError("asked")
+
+    monkeypatch.setattr("labelwise.estimator.fit", fit)
+    result = CliRunner().invoke(app, ["fit", "digits", *words])
+    assert result.exit_code == 2, result.output
+    return asked
+
+
+def test_what_is_given_beside_a_recipe_wins_though_it_be_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = ("--recipe", "dividemix-cifar10-symmetric-50")
+    asked = fitted(monkeypatch, *recipe)
+    assert (asked["model"], asked["plant"]) == ("preact_resnet18", 0.0)
+    assert asked["schedule"] == find_recipe(recipe[1]).schedule
+    asked = fitted(monkeypatch, *recipe, "--plant", "0.03", "--model", "auto", "--epochs", "30")
+    assert (asked["model"], asked["plant"]) == ("auto", 0.03)
+    assert (asked["schedule"]["warmup"], asked["settings"]["ramp_epochs"]) == (1, 2)
+    asked = fitted(monkeypatch, *recipe, "--set", "schedule.epochs=60")
+    assert (asked["schedule"]["epochs"], asked["schedule"]["warmup"]) == (60, 2)
+    asked = fitted(monkeypatch, "--method", "ce")
+    config = RunConfig(data="digits", **{k: asked[k] for k in ("model", "plant") if k in asked})
+    assert (config.model, config.plant) == ("auto", 0.03)
 
 
 def test_unknown_recipes_and_other_methods_are_refused() -> None:

@@ -77,13 +77,15 @@ def of_run(described: Mapping[str, Any], folder: Path) -> Iterator[Used]:
     config, data = described.get("config"), described.get("data")
     if not isinstance(config, dict) or not isinstance(data, dict):
         raise UserError(f"{folder / 'config.json'} is not that of a labelwise run.")
+    yield from of_pretraining(described.get("pretrained_by"))
     for citation in str(described.get("citation") or "").split("; "):
         yield "method", citation
     noise = described.get("noise")
     if isinstance(noise, dict):
         yield "noise", str(noise.get("citation") or "")
-    yield "backbone", of_model(str(config.get("model", "")))
     column = str(config.get("label_column") or "")
+    yield from of_column(column)
+    yield "backbone", of_model(str(config.get("model", "")))
     named = (str(data.get("name", "")), Path(str(config.get("data", ""))).name)
     yield from of_data(named[0], column) or of_data(named[1], column)
 
@@ -112,15 +114,32 @@ def of_method(spec: str, pretrain: str | None = None) -> Iterator[Used]:
         yield "method", citation
 
 
+def of_pretraining(names: Any) -> Iterator[Used]:
+    """What pre-training cites, that of the networks a run was started from included."""
+    from labelwise.pretraining import known_pretraining
+
+    known = known_pretraining()
+    for name in names if isinstance(names, list) else ():
+        if str(name) in known:
+            yield "method", known[str(name)].citation
+
+
+def of_column(column: str) -> Iterator[Used]:
+    """What the labels of a column cite: those called semantic are a classifier's confusions."""
+    from labelwise.noise.parse import processes
+
+    if column.startswith("semantic_"):
+        yield "noise", processes()["semantic"].citation
+
+
 def of_recipe(recipe: Recipe) -> Iterator[Used]:
     """What a recipe uses: method, noise, backbone and data set."""
-    from labelwise.noise.parse import parse, processes
+    from labelwise.noise.parse import parse
 
     yield from of_method(recipe.method, pretrain=recipe.pretrain)
     if recipe.noise is not None:
         yield "noise", parse(recipe.noise).citation
-    if (recipe.label_column or "").startswith("semantic"):
-        yield "noise", processes()["semantic"].citation
+    yield from of_column(recipe.label_column or "")
     yield "backbone", of_model(recipe.model)
     yield from of_data(recipe.dataset or "", "")
 

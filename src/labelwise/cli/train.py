@@ -39,7 +39,9 @@ def fit(
     init: Annotated[
         str | None, typer.Option(help="Folder of a pre-training or run to start from.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Backbone: labelwise's or any timm name.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="Backbone: labelwise's or any timm name; default auto.")
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Minutes to end in; plans what is not given.")
     ] = None,
@@ -53,8 +55,12 @@ def fit(
     limit: Annotated[int | None, typer.Option(help="Keep a stratified sample.")] = None,
     noise: Annotated[str | None, typer.Option(help="Plant noise: KIND:RATE.")] = None,
     plant: Annotated[
-        float, typer.Option(help="Share of labels made wrong on purpose, to calibrate; 0: none.")
-    ] = 0.03,
+        float | None,
+        typer.Option(
+            help="Share of labels made wrong on purpose, to calibrate; default 0.03, or 0 with a "
+            "recipe."
+        ),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize to this square, px.")] = None,
     on_bad_image: Annotated[str, typer.Option(help="Unreadable images: error or skip.")] = "error",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -106,7 +112,8 @@ def fit(
         from labelwise.recipes import apply_recipe
 
         own = settings
-        options, settings, schedule = apply_recipe(recipe, options, settings, schedule)
+        asked = schedule if epochs is None else {**schedule, "epochs": epochs}
+        options, settings, schedule = apply_recipe(recipe, options, settings, asked, marked=True)
         if pretrain is not None or init is not None:
             from labelwise.pretrained import starting_point
             from labelwise.pretraining import fitting_settings, parse_names
@@ -131,7 +138,7 @@ def fit(
             lr=lr,
             listener=listener,
             budget=budget,
-            **options,
+            **{name: value for name, value in options.items() if value is not None},
         )
     except estimator.Interrupted:
         interrupted(folder)

@@ -104,8 +104,13 @@ class Asked:
 
     @property
     def beside(self) -> Path:
-        """The folder of further label files."""
-        return self.root if self.root.name == self.layout.folder else self.root.parent
+        """The folder of further label files: that of the batches, or where the archive lies."""
+        return self.root.parent if self.archived else self.root
+
+    @property
+    def archived(self) -> bool:
+        """Whether the files are in an archive that is not unpacked."""
+        return self.root.name == self.layout.archive and self.root.is_file()
 
 
 def asked_for(path: Path) -> Asked | None:
@@ -133,7 +138,7 @@ def contents(asked: Asked) -> dict[str, bytes]:
         raise UserError(
             f"{root} does not exist. labelwise downloads nothing: get {layout.archive} from {HOME}."
         )
-    if root.name == layout.archive and root.is_file():
+    if asked.archived:
         found = _unpacked(root, wanted)
     else:
         with reading(root):

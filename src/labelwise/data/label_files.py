@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from labelwise.data.pickles import REBUILD
+from labelwise.data.pickles import ARRAYS, StoredArray, StoredKind, plain
 from labelwise.data.source import reading
 from labelwise.data.wording import first_line
 from labelwise.errors import UserError
@@ -27,13 +28,7 @@ CIFAR_N: dict[int, tuple[str, dict[str, str]]] = {
 }
 """By the number of classes: the file of CIFAR-N, and its labels by our names (arXiv 2110.12088)."""
 CLEAN = "clean_label"
-SAFE: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("uint8", "int8", "int16", "int32", "int64")),
-    (REBUILD, "numpy.core.multiarray._reconstruct"),
-    (REBUILD, "numpy._core.multiarray._reconstruct"),
-]
+SAFE: list[Any] = [StoredArray, StoredKind, *((made, name) for name, made in ARRAYS.items())]
 """What a file of arrays may name when PyTorch reads it; anything else is refused."""
 
 
@@ -96,11 +91,11 @@ def read_labels_beside(
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        with reading(path):
-            found = np.load(path, allow_pickle=False)
+        with reading(path), path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
     except UserError:
         raise
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise UserError(
             f"cannot read {path} as labels: {first_line(error)}. Save whole numbers or text with "
             "numpy.save."
@@ -130,7 +125,7 @@ def _read_cifar_n(path: Path) -> Mapping[str, Any]:
     """The dictionary of a CIFAR-N file; nothing but arrays is read from it."""
     try:
         with reading(path), torch.serialization.safe_globals(SAFE):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = plain(torch.load(path, map_location="cpu", weights_only=True))
     except UserError:
         raise
     except Exception as error:  # what a damaged pickle raises has no common base

@@ -47,7 +47,10 @@ class Cifar(DataSource):
         parts = [_parsed(asked, name, found[name]) for name in asked.files]
         labels = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         images = labels.pop("images")
-        given, title, is_coarse = _given(asked, options.label_column, labels)
+        column = options.label_column
+        if column is None and coarse and set(options.classes or ()) == set(coarse):
+            column = "coarse"  # as when the networks were trained on noisy_coarse_label
+        given, title, is_coarse = _given(asked, column, labels)
         names, truth = (coarse, labels["coarse"]) if is_coarse else (fine, labels["fine"])
         notes: tuple[str, ...] = ()
         whole = asked.training or asked.files == (asked.layout.test,)
@@ -106,7 +109,7 @@ def _parsed(asked: Asked, name: str, content: bytes) -> dict[str, np.ndarray]:
         raise UserError(f"{where}: its 'data' are not rows of {PIXELS} bytes. Copy it again.")
     found = {"images": data.reshape(-1, 3, 32, 32)}
     for label, key in keys.items():
-        values = np.asarray(_listed(batch.get(key)))
+        values = _numbers(_listed(batch.get(key)))
         if values.shape != (len(data),) or values.dtype.kind not in "iu":
             raise UserError(
                 f"{where}: its {key!r} are not one whole number for each of {len(data):,} images. "
@@ -140,7 +143,15 @@ def _dictionary(asked: Asked, name: str, content: bytes) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | np.ndarray) else []
+    if isinstance(value, np.ndarray):
+        return list(np.atleast_1d(value))
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _numbers(values: list[Any]) -> np.ndarray:
+    """Whole numbers as an array; an empty one where some are none."""
+    whole = all(isinstance(value, int | np.integer) for value in values)
+    return np.asarray(values) if whole else np.empty(0)
 
 
 def _text(value: Any) -> str:
