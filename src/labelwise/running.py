@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from labelwise.binding import bind, resolve
 from labelwise.config import RunConfig, read_json
 from labelwise.data.files import at_home, write_json
-from labelwise.errors import UserError
+from labelwise.errors import UnusableFolder, UserError
 from labelwise.experiment import IN_MEMORY, Prepared, assemble
 from labelwise.outputs import describe
 from labelwise.pretraining import is_pretraining
@@ -84,7 +84,7 @@ def continue_run(
         method: the method object; None builds the configuration's.
 
     Raises:
-        UserError: other data or other initial weights than the run began with.
+        UnusableFolder: other data or other initial weights than the run began with.
     """
     described = read_json(folder.config)
     _require_same(config, prepared, folder, described)
@@ -100,11 +100,11 @@ def continue_run(
 def _require_same(
     config: RunConfig, prepared: Prepared, folder: RunFolder, described: Mapping[str, Any]
 ) -> None:
-    """Raise a `UserError` for data or initial weights that are not those of the beginning."""
+    """Raise an `UnusableFolder` for data or initial weights other than those it began with."""
     found = {"labels": prepared.train.label_hash(), "inputs": prepared.train.input_hash()}
     for name, hashed in found.items():
         if hashed != described["data"].get(f"{name[:-1]}_hash"):
-            raise UserError(
+            raise UnusableFolder(
                 f"the {name} of {config.data} are not those the run started with. Restore them, "
                 "or start a new run."
             )
@@ -114,7 +114,7 @@ def _require_same(
         and not begun
         and start_hash(config.init) != described.get("init_hash")
     ):
-        raise UserError(
+        raise UnusableFolder(
             f"--init {config.init}: its weights are not those the run started with. Restore them, "
             "or start a new run."
         )
@@ -235,7 +235,8 @@ def place(data: Any) -> str:
     if not isinstance(data, str | Path):
         return IN_MEMORY
     path = at_home(data)
-    if not str(data).strip() or not path.exists():
+    inside = path.parent.is_file()  # of an archive, such as cifar-10-python.tar.gz/test_batch
+    if not str(data).strip() or not (path.exists() or inside):
         return str(data)
     if (path / "config.json").is_file():
         _refuse_pretraining(path)
@@ -258,10 +259,16 @@ def read_config(folder: RunFolder) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration of a run and the description of its data, from `config.json`.
 
     Raises:
-        UserError: when the file is missing or damaged.
+        UserError: when the file cannot be read.
+        UnusableFolder: when it is missing or damaged, or another version wrote it.
     """
-    described = read_json(folder.config)
-    for key in ("config", "data"):
-        if not isinstance(described.get(key), dict):
-            raise UserError(f"{folder.config} is damaged: its {key!r} is missing.")
-    return RunConfig.parse(described["config"], "config.json"), described["data"]
+    try:
+        described = read_json(folder.config)
+        for key in ("config", "data"):
+            if not isinstance(described.get(key), dict):
+                raise UserError(f"{folder.config} is damaged: its {key!r} is missing.")
+        return RunConfig.parse(described["config"], "config.json"), described["data"]
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):  # the file itself may be whole
+            raise
+        raise UnusableFolder(str(error)) from error

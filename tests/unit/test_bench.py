@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import labelwise
 from labelwise.bench import bench as benches
-from labelwise.bench.bench import Bench, check_settings, open_bench, seeds_from
+from labelwise.bench.bench import MOST_SEEDS, Bench, check_settings, open_bench, seeds_from
 from labelwise.bench.how import How
 from labelwise.bench.identity import columns_of, identity_of
 from labelwise.bench.outlook import Outlook
@@ -25,10 +29,10 @@ from labelwise.bench.plan import Changes, Place, Task, task_of
 from labelwise.bench.processes import context_for, environment
 from labelwise.bench.result import failed_row
 from labelwise.bench.rows import Row, RowFile, latest
-from labelwise.bench.runner import Outcome, Runner
+from labelwise.bench.runner import Outcome, Runner, Running
 from labelwise.bench.suites import Cell, Suite, find_suite, known_suites
 from labelwise.bench.suites.papers import from_recipes
-from labelwise.bench.worker import Orders, work
+from labelwise.bench.worker import STOPPED, Orders, work
 from labelwise.cli import app
 from labelwise.errors import UserError
 from labelwise.recipes.recipe import Recipe
@@ -239,6 +243,25 @@ def test_identity_and_columns_of_data(tmp_path: Path) -> None:
         identity_of(str(tmp_path / "a.cs"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy's file
+def test_what_is_no_npz_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, images=np.zeros((4, 3)), labels=np.zeros(4))
+    assert columns_of(str(path)) == ("images", "labels")
+    whole = path.read_bytes()
+    np.save(tmp_path / "one.npy", np.zeros(4))
+    single = (tmp_path / "one.npy").read_bytes()
+    for content, message in {
+        b"junk": "it is no NumPy file",
+        b"": "as a NumPy file",
+        whole[: len(whole) // 2]: "as a NumPy file",
+        single: "is a single array: rename it to .npy",
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            columns_of(str(path))
+
+
 def test_cells_whose_labels_the_data_lack(tmp_path: Path) -> None:
     data = tmp_path / "data.csv"
     data.write_text("image,label,human_aggregate\n1.png,cat,dog\n")
@@ -278,6 +301,22 @@ def test_choosing_methods_noises_and_seeds(tmp_path: Path) -> None:
             seeds_from(wrong)
 
 
+def test_seeds_have_a_bound_and_an_order() -> None:
+    assert len(seeds_from(["0-9999"])) == MOST_SEEDS
+    assert seeds_from(["999999999"]) == [999_999_999]
+    many = "at most 10,000 seeds at once"
+    for words, message in {
+        ("0-10000",): many,
+        ("0-999999999",): many,
+        ("0-9998", "5", "6"): many,
+        ("9" * 30,): "the largest seed is 999999999",
+        ("0-" + "9" * 5000,): "the largest seed is 999999999",
+        ("0-2", "5-3"): "--seeds '5-3' names no seed: give the smaller one first",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            seeds_from(words)
+
+
 # How long
 
 
@@ -301,7 +340,128 @@ def test_no_run_is_started_that_would_not_end_in_time(tmp_path: Path) -> None:
     assert (outcome.done, outcome.left) == ([], tasks)
 
 
+def test_a_run_of_unknown_time_is_started_while_time_is_left(tmp_path: Path) -> None:
+    cell = tiny_suite().cells[0].model_copy(update={"seconds": None})
+    bench = tiny_bench(tmp_path, tiny_suite().model_copy(update={"cells": (cell,)}))
+    tasks, _ = bench.tasks()
+    how = How(1, 1, "cpu", minutes=1.0)
+    runner = Runner(bench.folder, tasks, how, Outlook(tasks, []))
+    assert runner._fits(tasks[0])
+    runner.began -= 61
+    assert not runner._fits(tasks[0])
+    options = typer.main.get_command(app).commands["bench"].params  # type: ignore[attr-defined]
+    said = next(option.help for option in options if option.name == "minutes")
+    assert said.endswith("one whose time is not known is started.")
+
+
+# Which rows count
+
+
+def row_of(task: Task, status: str = "done", **changes: Any) -> Row:
+    """A made-up row of a task."""
+    found = {
+        "suite": task.suite, "key": task.key, "name": task.cell.name, "row": task.cell.row,
+        "column": task.cell.column, "seed": task.seed, "status": status, "seconds": 60.0,
+    }  # fmt: skip
+    figures = {"test_accuracy_last": 0.5} if status == "done" else {"error": "no room"}
+    return {**found, **figures, **changes}
+
+
+def test_all_attempts_at_a_run_are_counted_and_strangers_are_not(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path)
+    first, second, *_ = bench.tasks()[0]
+    stranger = tiny_bench(tmp_path, epochs=7).tasks()[0][0]
+    for row in (
+        row_of(first, "failed"),
+        row_of(stranger),
+        row_of(second, "failed"),
+        row_of(first, test_accuracy_last=0.4),
+        row_of(first, test_accuracy_last=0.6),
+    ):
+        bench.folder.rows.append(row)
+    rows, notes = bench.counted()
+    assert [(row["row"], row["status"], row.get("test_accuracy_last")) for row in rows] == [
+        ("ce", "failed", None),
+        ("ce", "done", 0.4),
+        ("ce", "done", 0.6),
+        ("mixup", "failed", None),
+    ]
+    assert notes == ["1 run of other settings, data or an earlier suite left out of the tables"]
+    assert bench.failed([first, second, stranger]) == [second]
+    bench.write_tables()
+    text = (tmp_path / "table.txt").read_text()
+    assert "ce, symmetric:0.5, seed 0: no room (a later attempt finished)" in text
+    assert "1 finished row was replaced" in text
+    assert "1 finished runs, 1 failed, of 8 planned" in text
+    assert "0.05 hours of runs in total" in text  # three attempts of a minute
+
+
+def test_the_example_of_the_guide_leaves_out_runs_of_other_settings(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "bench.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", guide, flags=re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    bench = tiny_bench(Path("bench/tiny"), tiny)
+    bench.remember()
+    other = tiny_bench(Path("bench/tiny"), tiny, epochs=7)
+    bench.folder.rows.append(row_of(bench.tasks()[0][0], test_accuracy_last=0.25))
+    bench.folder.rows.append(row_of(other.tasks()[0][0], test_accuracy_last=0.75))
+    exec(code.replace('"digits"', '"tiny"'), {})
+    printed = capsys.readouterr().out
+    assert "25.0 (n 1)" in printed
+    assert "75.0" not in printed
+
+
+def test_the_page_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tiny_bench(Path("bench/tiny")).command() == "labelwise bench tiny"
+    changes = {"epochs": 3, "limit": 70, "settings": {"view": "strong"}, "schedule": {"lr": 0.1}}
+    bench = tiny_bench(tmp_path / "my runs", **changes)
+    assert bench.command() == (
+        "labelwise bench tiny --epochs 3 --limit 70 --set view=strong --set schedule.lr=0.1 "
+        "--out 'my runs'"
+    )
+    bench.write_tables()
+    page = html.unescape((tmp_path / "my runs" / "page.html").read_text())
+    assert f"<code>{bench.command()}</code>" in page
+    data = Path("data.csv")
+    data.write_text("image,label\n1.png,cat\n")
+    lite = open_bench(find_suite("cifar10-lite"), str(data), str(data), None, Changes())
+    assert lite.command() == "labelwise bench cifar10-lite --data data.csv --test data.csv"
+
+
 # Running
+
+
+@dataclass
+class Ended:
+    """A process of a run that has ended."""
+
+    exitcode: int
+
+    def join(self) -> None:
+        """At once."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_run_whose_row_is_done_is_done_however_its_process_ended(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path)
+    tasks, _ = bench.tasks()
+    bench.folder.rows.append(row_of(tasks[0], "failed"))
+    bench.folder.rows.append(row_of(tasks[0]))
+    bench.folder.rows.append(row_of(tasks[1], "failed"))
+    runner = Runner(bench.folder, tasks, How(1, 1, "cpu"), Outlook(tasks, []))
+    for code in (-signal.SIGKILL, 1, STOPPED):
+        runner._end(Running(tasks[0], Ended(code), time.monotonic()))
+    assert [row["status"] for row in runner.outcome.done] == ["done"] * 3
+    assert len(bench.folder.rows.read()[0]) == 3
+    runner._end(Running(tasks[1], Ended(1), time.monotonic()))
+    assert [row["error"] for row in runner.outcome.failed] == ["the process ended with status 1"]
+    runner._end(Running(tasks[1], Ended(STOPPED), time.monotonic()))
+    assert runner.outcome.left == [tasks[1]]
 
 
 def test_grid_crash_retry_stale_and_tables(tmp_path: Path) -> None:
@@ -325,11 +485,11 @@ def test_grid_crash_retry_stale_and_tables(tmp_path: Path) -> None:
     assert [task.seed for task in again] == [1, 1]
     assert len(run(bench, again).done) == 2
     rows, notes = bench.counted()
-    assert [row["status"] for row in rows] == ["done"] * 4
+    assert sorted(row["status"] for row in rows) == ["done"] * 4 + ["failed"] * 2
     assert not notes
 
     # What the row says is what `labelwise fit` of its configuration finds.
-    row = next(row for row in rows if (row["row"], row["seed"]) == ("ce", 1))
+    row = next(row for row in rows if (row["row"], row["seed"], row["status"]) == ("ce", 1, "done"))
     result = labelwise.fit(
         "digits", method="ce", noise=NOISES[0], limit=60, epochs=1, plant=0.0, seed=1, threads=1,
         out=tmp_path / "fit",
@@ -340,7 +500,7 @@ def test_grid_crash_retry_stale_and_tables(tmp_path: Path) -> None:
     assert row["config_digest"] == described["config_digest"]
     assert row["command"] == (
         "labelwise fit digits --method ce --plant 0 --noise symmetric:0.5 --limit 60 --seed 1 "
-        "--set schedule.epochs=1 --threads 1"
+        "--set schedule.epochs=1 --threads 1 --device cpu"
     )
     assert {path.name for path in bench.folder.run(again[0]).iterdir()} == {
         "config.json",
@@ -575,6 +735,35 @@ def test_command_runs_once_and_writes_tables(tiny: Suite, tmp_path: Path) -> Non
     other = command("digits", "--out", out)
     assert other.exit_code == 2
     assert "holds rows of the suite 'tiny', not of 'digits'" in other.output
+
+
+def test_command_tells_done_from_failed(
+    tiny: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runner, "run", lambda self: Outcome())
+    bench = tiny_bench(tmp_path, tiny)
+    tasks, _ = bench.tasks()
+    for task, status in zip(tasks, ("done", "failed", "failed"), strict=False):
+        bench.folder.rows.append(row_of(task, status))
+    words = ("tiny", "--out", str(tmp_path), "--workers", "1", "--device", "cpu")
+    said = command(*words).stderr
+    assert "2 failed earlier: try again with --retry-failed\n" in said
+    assert "1 of 8 runs are done; 5 runs to do, 1 at a time" in said
+    again = command(*words, "--retry-failed").stderr
+    assert "failed earlier" not in again
+    assert "1 of 8 runs are done; 7 runs to do, 1 at a time" in again
+    only = command(*words, "--methods", "mixup", "--noises", NOISES[0], "--seeds", "0").stderr
+    assert "1 failed earlier: try again with --retry-failed" in only
+    assert "to do" not in only
+
+    listed = command(*words, "--list").stdout
+    assert f"mixup  {NOISES[0]}  0/2 done, 1 failed  " in listed
+    assert f"ce     {NOISES[0]}  1/2 done  " in listed
+    assert "5 runs to do, 1 at a time" in listed
+    assert "2 failed earlier: try again with --retry-failed" in listed
+    assert "7 runs to do" in command(*words, "--list", "--retry-failed").stdout
+    cells = json.loads(command(*words, "--list", "--json").stdout)
+    assert [(cell["done"], cell["failed"]) for cell in cells] == [(1, 0), (0, 1), (0, 1), (0, 0)]
 
 
 def test_command_explains_mistakes(tiny: Suite, tmp_path: Path) -> None:

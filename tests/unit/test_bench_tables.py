@@ -31,7 +31,7 @@ from labelwise.bench.cells import BEST, CLOSE, Table, plus_minus, signed
 from labelwise.bench.checked import read_rows
 from labelwise.bench.costs import memory, times, warnings
 from labelwise.bench.latex import escape_latex, latex_document
-from labelwise.bench.page import render_page
+from labelwise.bench.page import key_numbers, render_page
 from labelwise.bench.paired import comparison, differences, verdicts
 from labelwise.bench.papers import paper_table, paper_words
 from labelwise.bench.provenance import sections
@@ -148,6 +148,36 @@ def test_a_place_that_the_suite_lacks_is_blank() -> None:
     assert [[e.text for e in line.entries] for line in table.lines] == [["–", ""], ["", "–"]]
 
 
+def test_every_table_is_blank_where_the_suite_lacks_a_place() -> None:
+    """A dash says that a cell was not run; where there is none, nothing stands."""
+    cells = [("ce", "a"), ("ce", "b"), ("mixup", "a"), ("scanmix", "a"), ("scanmix", "b")]
+    some = FakeSuite(cells=tuple(FakeCell(*place) for place in cells))
+    found = [row(*place, 0) for place in (*cells[:3], ("scanmix", "b"))]
+    shown = {table.key: table for table in tables(read(*found, of=some))}
+    assert len(shown) == 8
+    for key, table in shown.items():
+        assert entry(table, "mixup", "b").text == "", key
+        assert entry(table, "scanmix", "a").text == "–", key
+
+
+def test_seeds_that_are_not_the_suites_are_named_and_planned() -> None:
+    three, six = range(3, 6), range(6)
+    for seeds, n in ((three, " (n 3)"), (six, "")):
+        found = [row("ce", "a", seed) for seed in seeds]
+        readings = read(*found, of=FakeSuite(cells=(FakeCell("ce", "a"),)))
+        table = main_table(readings)
+        assert "over 6 seeds (0, 1, 2, 3, 4, 5), n where it is another number" in table.caption
+        values = 100 * accuracies(found, "ce", "a")
+        assert entry(table, "ce", "a").text == f"{values.mean():.1f} ± {values.std(ddof=1):.1f}{n}"
+        numbers = {number.name: number for number in key_numbers(readings)}
+        assert numbers["Runs finished"].value == f"{len(seeds)} of 6"
+        assert numbers["Runs finished"].detail == "1 method, 1 column, 6 seeds"
+        provenance = next(s.items for s in sections(readings) if s.key == "provenance")
+        assert provenance[0] == (
+            f"{len(seeds)} finished runs, 0 failed, of 6 planned (1 cell × 6 seeds)."
+        )
+
+
 def test_the_papers_numbers_stand_beside_ours() -> None:
     found = [
         row("dividemix", "symmetric:0.5", 0, test_accuracy_last=0.93, test_accuracy_best=0.95),
@@ -245,6 +275,25 @@ def test_times_are_summed_with_failures_and_warned_about() -> None:
     assert "ffffffffffff" in said[1]
 
 
+def test_an_attempt_that_another_made_good_is_in_the_totals() -> None:
+    found = [
+        failed("ce", "symmetric:0.5", 0) | {"seconds": 1800.0},
+        row("ce", "symmetric:0.5", 0, seconds=3600),
+    ]
+    readings = read(*found)
+    table = times(readings)
+    assert table is not None
+    assert entry(table, "ce", "symmetric:0.5").text == "1.00 (n 1)"
+    assert entry(table, "ce", "total, hours").text == "1.50"
+    assert entry(table, "total, hours", "total, hours").text == "1.50"
+    assert table.notes[0].startswith("Totals: what a failed attempt had committed counts")
+    numbers = {number.name: number.value for number in key_numbers(readings)}
+    assert (numbers["Runs failed"], numbers["Time in total"]) == ("0", "1 h 30 min")
+    said = {section.key: section.items for section in sections(readings)}
+    assert "1.50 hours of runs in total, failed attempts included." in said["provenance"]
+    assert said["failures"] == ("ce, symmetric:0.5, seed 0: no room (a later attempt finished)",)
+
+
 def test_short_runs_are_told_in_smaller_units() -> None:
     minutes = times(read(row("ce", "symmetric:0.5", 0, seconds=90.0)))
     seconds = times(read(row("ce", "symmetric:0.5", 0, seconds=9.0)))
@@ -253,6 +302,30 @@ def test_short_runs_are_told_in_smaller_units() -> None:
     assert minutes.caption.startswith("Minutes")
     assert entry(minutes, "ce", "symmetric:0.5").text == "1.50 (n 1)"
     assert seconds.caption.startswith("Seconds")
+
+
+def test_changed_files_are_another_commit() -> None:
+    clean = "0123456789abcdef0123456789abcdef01234567"
+    found = [row("ce", "a", 0, commit=clean), row("ce", "a", 1, commit=f"{clean}-dirty")]
+    of = FakeSuite(cells=(FakeCell("ce", "a"),))
+    (said,) = warnings(read(*found, of=of))
+    assert "of different commits" in said
+    assert said.endswith("compared: 0123456789ab; 0123456789ab-dirty.")
+    provenance = next(s.items for s in sections(read(*found, of=of)) if s.key == "provenance")
+    assert f"Commit: {clean}-dirty (1 row)" in provenance
+
+
+def test_a_run_that_went_on_elsewhere_is_of_both_machines() -> None:
+    of = FakeSuite(cells=(FakeCell("ce", "a"),))
+    elsewhere = {"hardware": {"cpu": "B", "threads": 2}, "versions": {}, "commit": "f" * 40}
+    found = [row("ce", "a", 0), row("ce", "a", 1, resumed_on=[elsewhere])]
+    said = warnings(read(*found, of=of))
+    assert "Made-up CPU @ 2.00GHz, 1 thread then B, 2 threads" in said[0]
+    assert "0123456789ab then ffffffffffff" in said[1]
+    numbers = {number.name: number.value for number in key_numbers(read(*found, of=of))}
+    assert numbers["Machines"] == "2"
+    for odd in (None, "x", [None], [[]], [{}], {"hardware": 3}):
+        text_document(read(row("ce", "a", 0, resumed_on=odd), of=of))
 
 
 def test_memory_is_the_largest_of_a_cell() -> None:
@@ -450,7 +523,7 @@ def test_nothing_has_been_run(tmp_path: Path) -> None:
 def test_a_suite_of_the_engine_will_do(tmp_path: Path) -> None:
     cells = tuple(Cell(name=m, method=m, row=m, column=n) for n in NOISES for m in METHODS)
     real = Suite(name="toy", title="Toy", summary="", dataset="digits", cells=cells, seeds=(0, 1))
-    assert "(n 3)" in write_tables(rows(), real, tmp_path)
+    assert "(n 3)" in write_tables([*rows(), row("ce", NOISES[0], 9)], real, tmp_path)
 
 
 def test_text_is_aligned_and_not_wide(hostile: Readings) -> None:
@@ -581,6 +654,16 @@ def test_the_page_is_closed_to_the_outside_and_to_what_names_say(hostile: Readin
         if readings is hostile:
             for name in HOSTILE[:3]:
                 assert name in joined
+
+
+def test_the_page_says_how_to_go_on_and_what_the_other_files_lack() -> None:
+    command = "labelwise bench toy --data 'my data' --out elsewhere"
+    text = "".join(Page(render_page(read_rows(rows(), suite()), command)).texts)
+    assert f"Run or go on with it: {command}" in text
+    assert "hold the same tables but for “Ours beside the papers”, rows.jsonl" in text
+    unknown = "".join(Page(render_page(read(of=FakeSuite()))).texts)
+    assert "Run or go on with it: labelwise bench toy" in unknown
+    assert "hold the same tables, rows.jsonl" in unknown
 
 
 def test_the_page_can_be_read_without_seeing_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from labelwise.bench.plan import (
     Changes,
     Place,
     Task,
+    assignments,
     choose_cells,
     split_by_columns,
     task_of,
@@ -21,6 +23,10 @@ from labelwise.bench.plan import (
 from labelwise.bench.rows import Row, latest
 from labelwise.bench.suites import Suite, find_suite
 from labelwise.errors import UserError
+
+MOST_SEEDS = 10_000
+"""Seeds of one bench: more are a mistyped range."""
+LARGEST_SEED = 999_999_999
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,35 @@ class Bench:
         over = {"done"} if retry_failed else {"done", "failed"}
         return [task for task in tasks if rows.get(task.key, {}).get("status") not in over]
 
-    def counted(self) -> tuple[list[Row], list[str]]:
-        """The rows that count: of the suite as it is now, each in its place, and notes on others.
+    def failed(self, tasks: Iterable[Task]) -> list[Task]:
+        """Those that failed, with no later attempt that finished."""
+        rows = latest(self.folder.rows.read()[0])
+        return [task for task in tasks if rows.get(task.key, {}).get("status") == "failed"]
 
-        Names, places and the paper's numbers are the suite's, whatever they were when it ran.
+    def counted(self) -> tuple[list[Row], list[str]]:
+        """The rows of the suite as it is now, each in its place, and notes on others.
+
+        All attempts at a run are among them in the order of the file: what the tables take of them
+        is decided there. Names, places and the paper's numbers are the suite's, whatever they were
+        when it ran.
         """
         rows, notes = self.folder.rows.read()
-        known = latest(rows)
+        attempts: dict[str, list[Row]] = {}
+        for row in rows:
+            attempts.setdefault(str(row.get("key")), []).append(row)
         seeds = {*self.suite.seeds, *(row["seed"] for row in rows if type(row.get("seed")) is int)}
         found: list[Row] = []
         used: set[str] = set()
         for cell in self.suite.cells:
             for seed in sorted(seeds):
                 task = task_of(self.suite, cell, seed, self.place, self.changes)
-                if task.key in known:
+                if task.key in attempts:
                     used.add(task.key)
                     own = cell.model_dump(
                         include={"name", "recipe", "row", "column", "paper_last", "paper_best"}
                     )
-                    found.append({**known[task.key], **own})
-        stale = len(known.keys() - used)
+                    found += [{**row, **own} for row in attempts[task.key]]
+        stale = len(attempts.keys() - used)
         if stale:
             runs = f"{stale} run{'s' * (stale != 1)}"
             notes.append(
@@ -102,8 +117,25 @@ class Bench:
         tables = importlib.import_module("labelwise.bench.tables")
         with self.folder.writing():
             rows, notes = self.counted()
-            tables.write_tables(rows, self.suite, self.folder.path)
+            tables.write_tables(rows, self.suite, self.folder.path, self.command())
         return tables.text_brief(rows, self.suite), notes
+
+    def command(self) -> str:
+        """What runs it, or goes on with it; its folder as seen from the current one."""
+        words = ["labelwise", "bench", self.suite.name]
+        if self.suite.data is None:
+            words += ["--data", self.place.data]
+            words += [] if self.place.test is None else ["--test", self.place.test]
+        for name in ("epochs", "limit"):
+            value = getattr(self.changes, name)
+            words += [] if value is None else [f"--{name}", str(value)]
+        words += assignments(self.changes.settings, self.changes.schedule)
+        path = self.folder.path
+        if path.resolve() != folder_of(self.suite.name, None).resolve():
+            here = Path.cwd()
+            path = path.relative_to(here) if path.is_relative_to(here) else path
+            words += ["--out", str(path)]
+        return shlex.join(words)
 
     def remember(self) -> None:
         """Write down what this bench is, for `reopen`."""
@@ -186,14 +218,21 @@ def seeds_from(words: Iterable[str]) -> list[int]:
     """Seeds from words such as "0 1 2", "0,1" and "0-2".
 
     Raises:
-        UserError: something else.
+        UserError: something else, or too much of it.
     """
     found: list[int] = []
     for word in " ".join(words).replace(",", " ").split():
         first, dash, last = word.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f"--seeds {word!r} is no seed: give numbers such as 0-2 or '0 1 2'.")
-        found += range(int(first), int(last or first) + 1)
+        if max(len(first), len(last)) > len(str(LARGEST_SEED)):
+            raise UserError(f"--seeds {word[:40]!r}: the largest seed is {LARGEST_SEED}.")
+        begin, end = int(first), int(last or first)
+        if end < begin:
+            raise UserError(f"--seeds {word!r} names no seed: give the smaller one first.")
+        if len(found) + end - begin >= MOST_SEEDS:
+            raise UserError(f"--seeds {word!r}: at most {MOST_SEEDS:,} seeds at once.")
+        found += range(begin, end + 1)
     if not found:
         raise UserError("--seeds names no seed: give numbers such as 0-2 or '0 1 2'.")
     return list(dict.fromkeys(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from labelwise.bench.readings import Spread
+from labelwise.bench.readings import Readings, Spread
 
 NOTHING = "–"
 BEST = "best"
@@ -33,6 +33,11 @@ class Entry:
     def says(self) -> bool:
         """Whether it says anything."""
         return self.text not in ("", NOTHING) or bool(self.details)
+
+
+def nothing(readings: Readings, row: str, column: str) -> Entry:
+    """What stands in a cell of which nothing is known: blank where the suite has no such cell."""
+    return Entry(NOTHING if (row, column) in readings.cells else "")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,15 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def with_n(value: Spread | None, scale: float, digits: int, full: int, failed: int = 0) -> str:
-    """A mean with its spread, n where it is not the full number, and how many runs failed."""
+    """A mean with its spread, n where it is not the full number, and how many runs failed.
+
+    Args:
+        value: the mean.
+        scale: it is multiplied by this.
+        digits: behind the point.
+        full: how many seeds there are, those of the suite and others that were run.
+        failed: runs that failed.
+    """
     text = plus_minus(value, scale, digits)
     if value is None:
         return text

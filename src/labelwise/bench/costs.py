@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from labelwise.bench.cells import NOTHING, Entry, Line, Table, with_n
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from labelwise.bench.cells import NOTHING, Entry, Line, Table, nothing, with_n
 from labelwise.bench.readings import Readings, Run, spread
 
 UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -12,7 +16,7 @@ SIZES = ((2.0**30, "GiB", 2), (2.0**20, "MiB", 0))
 def times(readings: Readings) -> Table | None:
     """Time per run and in total; a warning where machines or commits are mixed in a column."""
     spent = {
-        (row, column): [run for run in readings.of(row, column) if seconds(run) is not None]
+        (row, column): [run for run in readings.attempts(row, column) if seconds(run) is not None]
         for row in readings.rows
         for column in readings.columns
     }
@@ -25,8 +29,8 @@ def times(readings: Readings) -> Table | None:
         entries = []
         for column in readings.columns:
             done = [seconds(run) or 0.0 for run in spent[row, column] if run.done]
-            text = with_n(spread(done), 1 / unit, 2, len(readings.suite.seeds))
-            entries.append(Entry(text or NOTHING))
+            text = with_n(spread(done), 1 / unit, 2, len(readings.seeds()))
+            entries.append(Entry(text) if text else nothing(readings, row, column))
         total = sum(seconds(run) or 0.0 for c in readings.columns for run in spent[row, c])
         lines.append(Line(row, (*entries, _hours(total))))
     totals = [
@@ -39,11 +43,31 @@ def times(readings: Readings) -> Table | None:
         "time",
         "Time",
         f"{name.capitalize()} per run, whole runs, mean ± sample standard deviation over the "
-        "seeds; totals in hours, failed runs included where their time is known.",
+        "seeds; totals in hours, failed attempts included where their time is known.",
         (*readings.columns, "total, hours"),
         tuple(lines),
-        tuple(warnings(readings)),
+        (*warnings(readings), *_twice(readings)),
     )
+
+
+def total_seconds(readings: Readings) -> float:
+    """Seconds of all runs, failed attempts included where their time is known."""
+    return sum(
+        seconds(run) or 0.0
+        for row in readings.rows
+        for column in readings.columns
+        for run in readings.attempts(row, column)
+    )
+
+
+def _twice(readings: Readings) -> list[str]:
+    """What is in a total twice: a run that goes on after a failure brings its time along."""
+    if not any(seconds(run) and readings.recovered(run) for run in readings.failures):
+        return []
+    return [
+        "Totals: what a failed attempt had committed counts in it and in the run that went on "
+        "from there."
+    ]
 
 
 def _hours(total: float, unit: str = "") -> Entry:
@@ -64,7 +88,7 @@ def warnings(readings: Readings) -> list[str]:
         for what, name in ((hardware, "hardware"), (commit, "commits")):
             kinds = sorted({what(run) for run in runs})
             if len(kinds) > 1:
-                shown = "; ".join(kinds[:4]) + ("; …" if len(kinds) > 4 else "")
+                shown = "; ".join(map(_shortened, kinds[:4])) + ("; …" if len(kinds) > 4 else "")
                 found.append(
                     f"Warning: times in {column} are of different {name} and cannot be "
                     f"compared: {shown}."
@@ -73,8 +97,23 @@ def warnings(readings: Readings) -> list[str]:
 
 
 def hardware(run: Run) -> str:
-    """The machine of a run in words."""
-    known = run.raw.get("hardware")
+    """The machine of a run in words, and others where it was gone on with."""
+    return " then ".join(machines(run))
+
+
+def machines(run: Run) -> list[str]:
+    """Each of them in words, the one where it began first."""
+    return list(dict.fromkeys(_machine(origin.get("hardware")) for origin in origins(run)))
+
+
+def origins(run: Run) -> list[Mapping[str, Any]]:
+    """What a row says of where its run began, and of where it was gone on with."""
+    later = run.raw.get("resumed_on")
+    found = later if isinstance(later, list) else []
+    return [run.raw, *(origin for origin in found if isinstance(origin, dict))]
+
+
+def _machine(known: object) -> str:
     if not isinstance(known, dict) or not known:
         return "unknown hardware"
     return ", ".join(_part(str(name), value) for name, value in known.items() if value is not None)
@@ -89,9 +128,18 @@ def _part(name: str, value: object) -> str:
 
 
 def commit(run: Run) -> str:
-    """The commit of a run, shortened."""
-    known = run.raw.get("commit")
-    return known[:12] if isinstance(known, str) and known else "unknown commit"
+    """The commit of a run, and others that it was gone on with.
+
+    One ends in "-dirty" where files were changed since.
+    """
+    found = (origin.get("commit") for origin in origins(run))
+    known = (text if isinstance(text, str) and text else "unknown commit" for text in found)
+    return " then ".join(dict.fromkeys(known))
+
+
+def _shortened(text: str) -> str:
+    """Without the later digits of commits; what stands behind them is kept."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", text)
 
 
 def memory(readings: Readings) -> Table | None:
@@ -102,11 +150,11 @@ def memory(readings: Readings) -> Table | None:
     size, name, digits = next((s for s in SIZES if max(peaks) >= s[0]), SIZES[-1])
     lines = []
     for row in readings.rows:
-        found = (
-            list(readings.values(row, column, "peak_memory_bytes").values())
-            for column in readings.columns
-        )
-        entries = (Entry(f"{max(v) / size:.{digits}f}" if v else NOTHING) for v in found)
+        entries = []
+        for column in readings.columns:
+            found = readings.values(row, column, "peak_memory_bytes").values()
+            text = f"{max(found) / size:.{digits}f}" if found else ""
+            entries.append(Entry(text) if text else nothing(readings, row, column))
         lines.append(Line(row, tuple(entries)))
     caption = f"Largest peak memory of the runs of a cell, {name}."
     return Table("memory", "Peak memory", caption, readings.columns, tuple(lines))

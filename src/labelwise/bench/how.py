@@ -17,7 +17,8 @@ class How:
         threads: CPU threads of each.
         device: auto, cpu or cuda.
         keep: whether run folders stay whole.
-        minutes: no run is started that is not expected to end within so many; None: no limit.
+        minutes: no run is started later, nor one that is expected to end later; one of which
+            nothing is known is started. None: no limit.
     """
 
     workers: int

@@ -79,10 +79,8 @@ def columns_of(data: str) -> tuple[str, ...] | None:
 
         return tuple(ParquetTable(path).columns)
     if suffix == ".npz":
-        import numpy as np
+        from labelwise.data.sources.npz import loaded
 
-        from labelwise.data.source import reading
-
-        with reading(path), np.load(path) as arrays:
+        with loaded(path) as arrays:
             return tuple(arrays.files)
     return None

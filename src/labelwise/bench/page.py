@@ -11,7 +11,7 @@ from labelwise.audit.facts import KeyNumber, duration
 from labelwise.bench import plots
 from labelwise.bench.against_time import scatters
 from labelwise.bench.cells import plural
-from labelwise.bench.costs import hardware, seconds, warnings
+from labelwise.bench.costs import machines, total_seconds, warnings
 from labelwise.bench.paired import verdicts
 from labelwise.bench.papers import paper_table
 from labelwise.bench.provenance import sections
@@ -25,8 +25,13 @@ FARTHEST = 20.0
 """Percentage points below the best from which a cell has the full colour."""
 
 
-def render_page(readings: Readings) -> str:
-    """The page as HTML."""
+def render_page(readings: Readings, command: str = "") -> str:
+    """The page as HTML.
+
+    Args:
+        readings: the suite and its runs.
+        command: what runs it; "" where no more is known than its name.
+    """
     suite = readings.suite
     found = tables(readings)
     curves = [plots.curve_charts(readings, column) for column in readings.columns]
@@ -36,6 +41,7 @@ def render_page(readings: Readings) -> str:
         .render(
             title=suite.title or suite.name,
             suite=suite,
+            command=command or f"labelwise bench {suite.name}",
             numbers=key_numbers(readings),
             warnings=warnings(readings),
             num_problems=len(readings.problems),
@@ -57,29 +63,28 @@ def render_page(readings: Readings) -> str:
 
 def key_numbers(readings: Readings) -> list[KeyNumber]:
     """What was run, on what, and for how long."""
-    runs, suite = readings.every(), readings.suite
     done = len(readings.done())
-    failed = len(runs) - done
-    machines = sorted({hardware(run) for run in readings.done()})
-    machine = machines[0] if len(machines) == 1 else "listed below" if machines else ""
+    failed = len(readings.every()) - done
+    used = sorted({machine for run in readings.done() for machine in machines(run)})
+    machine = used[0] if len(used) == 1 else "listed below" if used else ""
     shape = (
         (len(readings.rows), "method"),
         (len(readings.columns), "column"),
-        (len(suite.seeds), "seed"),
+        (len(readings.seeds()), "seed"),
     )
     return [
         KeyNumber(
             "Runs finished",
-            f"{done} of {len(readings.cells) * len(suite.seeds)}",
+            f"{done} of {readings.num_planned()}",
             ", ".join(f"{count} {plural(count, word)}" for count, word in shape),
         ),
         KeyNumber("Runs failed", str(failed), "reasons below" if failed else ""),
         KeyNumber(
             "Time in total",
-            duration(sum(seconds(run) or 0.0 for run in runs)),
-            "all runs, one after another",
+            duration(total_seconds(readings)),
+            "all runs and failed attempts, one after another",
         ),
-        KeyNumber("Machines", str(len(machines)), machine),
+        KeyNumber("Machines", str(len(used)), machine),
     ]
 
 

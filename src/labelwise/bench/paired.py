@@ -5,7 +5,7 @@ Runs of one seed share the noise, the data and the start: their differences vary
 
 from __future__ import annotations
 
-from labelwise.bench.cells import NOTHING, Entry, Line, Table, signed
+from labelwise.bench.cells import Entry, Line, Table, nothing, signed
 from labelwise.bench.readings import Readings, spread
 
 
@@ -19,10 +19,11 @@ def comparison(readings: Readings) -> Table | None:
         if row != baseline:
             entries = (
                 _pair_entry(differences(readings, row, baseline, column))
+                or nothing(readings, row, column)
                 for column in readings.columns
             )
             lines.append(Line(row, tuple(entries)))
-    if not any(entry.text != NOTHING for line in lines for entry in line.entries):
+    if not any(entry.says for line in lines for entry in line.entries):
         return None
     return Table(
         "against-ce",
@@ -67,10 +68,10 @@ def verdicts(readings: Readings) -> list[str]:
     return found or [f"Every method is above {baseline} in every column where both were run."]
 
 
-def _pair_entry(pairs: list[float]) -> Entry:
+def _pair_entry(pairs: list[float]) -> Entry | None:
     value = spread(pairs)
     if value is None:
-        return Entry(NOTHING)
+        return None
     sd = "" if value.sd is None else f" ± {100 * value.sd:.1f}"
     above = sum(pair > 0 for pair in pairs)
     return Entry(f"{signed(100 * value.mean)}{sd} ({above} of {len(pairs)})")

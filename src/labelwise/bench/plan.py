@@ -161,12 +161,17 @@ def _command(
                 f"--{name.replace('_', '-')}",
                 f"{value:g}" if name == "plant" else str(value),
             ]
-    words += ["--seed", str(seed)]
+    return shlex.join([*words, "--seed", str(seed), *assignments(settings, schedule)])
+
+
+def assignments(settings: Mapping[str, Any], schedule: Mapping[str, Any]) -> list[str]:
+    """Settings and fields of a schedule as words of a command line."""
+    words = []
     for prefix, values in (("", settings), ("schedule.", schedule)):
         for name, value in values.items():
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             words += ["--set", f"{prefix}{name}={text}"]
-    return shlex.join(words)
+    return words
 
 
 def choose_cells(

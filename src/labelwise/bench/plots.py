@@ -30,7 +30,7 @@ class Dots:
         label: its name, shortened to fit.
         y: its height.
         dots: where the seeds are, a little above and below each other.
-        mean: where their mean is, or None.
+        mean: where their mean is.
         paper: where the paper's number is, or None.
         words: all of it in words.
     """
@@ -39,7 +39,7 @@ class Dots:
     label: str
     y: float
     dots: tuple[tuple[float, float], ...]
-    mean: float | None
+    mean: float
     paper: float | None
     words: str
 

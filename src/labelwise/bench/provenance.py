@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labelwise.bench.cells import plural
-from labelwise.bench.costs import hardware, seconds
+from labelwise.bench.costs import commit, hardware, origins, total_seconds
 from labelwise.bench.readings import Readings, Run, spread
 
 MOST = 12
@@ -67,21 +67,19 @@ def _outside(readings: Readings) -> list[str]:
 
 def _provenance(readings: Readings) -> list[str]:
     runs = readings.every()
-    suite = readings.suite
-    done = len(readings.done())
-    planned = len(readings.cells) * len(suite.seeds)
+    done, cells, seeds = len(readings.done()), len(readings.cells), len(readings.seeds())
     found = [
-        f"{done} finished runs, {len(runs) - done} failed, of {planned} planned "
-        f"({len(readings.cells)} cells × {len(suite.seeds)} seeds)."
+        f"{done} finished runs, {len(runs) - done} failed, of {readings.num_planned()} planned "
+        f"({cells} {plural(cells, 'cell')} × {seeds} {plural(seeds, 'seed')})."
     ]
     if not runs:
         return found
-    hours = sum(seconds(run) or 0.0 for run in runs) / 3600
-    found.append(f"{hours:.2f} hours of runs in total.")
+    hours = total_seconds(readings) / 3600
+    found.append(f"{hours:.2f} hours of runs in total, failed attempts included.")
     finished = readings.done()
     found += _counted("Hardware", (hardware(run) for run in finished))
     found += _counted("Versions", (versions(run) for run in finished))
-    found += _counted("Commit", (_commit(run) for run in finished))
+    found += _counted("Commit", (commit(run) for run in finished))
     dates = sorted(str(run.raw["date"]) for run in runs if run.raw.get("date"))
     if dates:
         found.append(f"Date: {dates[0]}" + (f" to {dates[-1]}" if dates[-1] != dates[0] else ""))
@@ -96,28 +94,26 @@ def _commands(readings: Readings) -> list[str]:
     return list(dict.fromkeys(re.sub(r"--seed[ =]\d+", "--seed S", text) for text in commands))
 
 
-def _counted(name: str, values: Iterable[str], most: int = MOST) -> list[str]:
+def _counted(name: str, values: Iterable[str]) -> list[str]:
     """Each value with the number of its rows, the commonest first."""
     counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
     if len(counts) == 1:
         return [f"{name}: {counts[0][0]}"]
-    found = [f"{name}: {value} ({count} {plural(count, 'row')})" for value, count in counts[:most]]
-    if len(counts) > most:
-        rest = sum(count for _, count in counts[most:])
+    found = [f"{name}: {value} ({count} {plural(count, 'row')})" for value, count in counts[:MOST]]
+    if len(counts) > MOST:
+        rest = sum(count for _, count in counts[MOST:])
         found.append(
-            f"{name}: {len(counts) - most} more ({rest} {plural(rest, 'row')}), see rows.jsonl"
+            f"{name}: {len(counts) - MOST} more ({rest} {plural(rest, 'row')}), see rows.jsonl"
         )
     return found
 
 
 def versions(run: Run) -> str:
-    """The versions of a run in words."""
-    known = run.raw.get("versions")
+    """The versions of a run in words, and others that it was gone on with."""
+    return " then ".join(dict.fromkeys(_versions(o.get("versions")) for o in origins(run)))
+
+
+def _versions(known: object) -> str:
     if not isinstance(known, dict) or not known:
         return "unknown versions"
     return ", ".join(f"{name} {value}" for name, value in known.items())
-
-
-def _commit(run: Run) -> str:
-    known = run.raw.get("commit")
-    return known if isinstance(known, str) and known else "unknown"

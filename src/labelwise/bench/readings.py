@@ -138,6 +138,19 @@ class Readings:
         """The finished ones of `every`."""
         return [run for run in self.every() if run.done]
 
+    def attempts(self, row: str, column: str) -> list[Run]:
+        """The finished runs of a cell, and every failed attempt at one."""
+        done = [run for run in self.of(row, column) if run.done]
+        return done + [run for run in self.failures if (run.row, run.column) == (row, column)]
+
+    def seeds(self) -> tuple[int, ...]:
+        """The suite's seeds, and others that were run."""
+        return tuple(dict.fromkeys((*self.suite.seeds, *sorted(run.seed for run in self.every()))))
+
+    def num_planned(self) -> int:
+        """How many runs there are to be: of every cell with each of the seeds."""
+        return len(self.cells) * len(self.seeds())
+
     def values(self, row: str, column: str, name: str) -> dict[int, float]:
         """A figure of a cell's finished runs, by seed."""
         return {

@@ -10,8 +10,11 @@ from typing import Any
 from labelwise.bench.plan import Task
 from labelwise.bench.rows import Row
 from labelwise.config import read_json
+from labelwise.data.files import write_json
 from labelwise.training.folder import RunFolder
 
+RESUMED = "resumed.json"
+"""In a run folder: where its run was gone on with."""
 FROM_SUMMARY = (
     "label_error_auroc",
     "label_error_average_precision",
@@ -22,6 +25,8 @@ FROM_SUMMARY = (
     "epochs",
     "wall_seconds",
 )
+ORIGIN = ("hardware", "versions", "commit")
+"""What a row says of where its run was done."""
 FROM_CONFIG = ("settings", "schedule", "model", "image_size")
 
 
@@ -41,6 +46,7 @@ def done_row(task: Task, path: Path, around: float) -> Row:
     config = described["config"]
     shape = described["data"]["shape"]
     found = {name: summary.get(name) for name in FROM_SUMMARY}
+    resumed = resumed_on(path)
     return {
         **_place(task),
         "method": config["method"],
@@ -55,10 +61,40 @@ def done_row(task: Task, path: Path, around: float) -> Row:
         **{name: config[name] for name in FROM_CONFIG},
         "image_size": shape[1] if len(shape) == 3 else None,
         "decisions": summary.get("decisions"),
-        **{name: described[name] for name in ("config_digest", "versions", "hardware", "commit")},
+        **{name: described[name] for name in ("config_digest", *ORIGIN)},
+        **({"resumed_on": resumed} if resumed else {}),
         **_end(task),
-        "command": f"{task.command} --threads {described['hardware']['threads']}",
+        "command": f"{task.command} --threads {described['hardware']['threads']} "
+        f"--device {config['device']}",
     }
+
+
+def note_resumption(path: Path, device: str) -> None:
+    """Write down where a run is gone on with, unless that is where it has been before.
+
+    Args:
+        path: its folder.
+        device: cpu or cuda.
+
+    Raises:
+        UserError: it cannot be written, or files of the run are damaged.
+    """
+    from labelwise import outputs
+
+    here = {
+        "hardware": outputs.hardware(device),
+        "versions": outputs.versions(),
+        "commit": outputs.commit(),
+    }
+    described, before = read_json(RunFolder(path).config), resumed_on(path)
+    if here not in ({name: described.get(name) for name in ORIGIN}, *before):
+        write_json(path / RESUMED, {"resumed_on": [*before, here]})
+
+
+def resumed_on(path: Path) -> list[dict[str, Any]]:
+    """Where a run was gone on with, beside where it began."""
+    file = path / RESUMED
+    return list(read_json(file)["resumed_on"]) if file.exists() else []
 
 
 def failed_row(task: Task, error: str, seconds: float) -> Row:

@@ -144,10 +144,12 @@ class Runner:
         if code == TAKEN:
             self.outcome.elsewhere.append(run.task)
             return
-        if code == STOPPED or (self.outcome.interrupted and code not in (DONE, FAILED)):
+        # A run whose row says that it is done is done, however its process came to its end.
+        ended = code in (DONE, FAILED) or (row or {}).get("status") == "done"
+        if not ended and (code == STOPPED or self.outcome.interrupted):
             self.outcome.left.append(run.task)
             return
-        if code not in (DONE, FAILED) or row is None:
+        if row is None or not ended:
             row = failed_row(run.task, self._reason(run.task, code), seconds)
             self.bench.rows.append(row)
         if row["status"] == "done":

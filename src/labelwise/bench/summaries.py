@@ -17,6 +17,7 @@ from labelwise.bench.cells import (
     Entry,
     Line,
     Table,
+    nothing,
     plural,
     plus_minus,
     signed,
@@ -70,13 +71,13 @@ def main_table(readings: Readings) -> Table:
             entries.append(replace(entry, details=(paper,)) if paper else entry)
         lines.append(Line(row, tuple(entries)))
     known = any(entry.details for line in lines for entry in line.entries)
-    seeds = ", ".join(str(seed) for seed in readings.suite.seeds)
+    seeds = readings.seeds()
+    listed = f" ({', '.join(map(str, seeds))})" if len(seeds) < 40 else ""
     table = Table(
         "main",
         "Test accuracy, last epochs",
         "Test accuracy in percent, mean of the last epochs; mean ± sample standard deviation over "
-        f"{len(readings.suite.seeds)} {plural(len(readings.suite.seeds), 'seed')}"
-        f"{f' ({seeds})' if len(seeds) < 40 else ''}, n where it is another number.",
+        f"{len(seeds)} {plural(len(seeds), 'seed')}{listed}, n where it is another number.",
         readings.columns,
         _marked(lines, _means(readings, "test_accuracy_last"), NEAR / 100),
     )
@@ -99,7 +100,7 @@ def noise_rates(readings: Readings) -> Table | None:
     """Estimated noise rates beside those that the labels really have."""
     if not _any(readings, "estimated_noise_rate"):
         return None
-    full = len(readings.suite.seeds)
+    full = len(readings.seeds())
     realised = []
     for column in readings.columns:
         by_seed: dict[int, float] = {}
@@ -116,7 +117,7 @@ def noise_rates(readings: Readings) -> Table | None:
             text = with_n(spread(rates.values()), 100.0, 1, full)
             if text and error is not None:
                 text += f" ({signed(100 * error.mean)})"
-            entries.append(Entry(text or NOTHING))
+            entries.append(Entry(text) if text else nothing(readings, row, column))
         lines.append(Line(row, tuple(entries)))
     return Table(
         "noise-rate",
@@ -226,13 +227,13 @@ def _spread_entry(
     failures: bool = True,
 ) -> Entry:
     """Mean ± sd of a cell, what failed in it, or that there is nothing."""
-    if (row, column) not in readings.cells:
-        return Entry()
     runs = readings.of(row, column)
     value = spread(readings.values(row, column, name).values())
     failed = sum(not run.done for run in runs) if failures else 0
     if value is not None:
-        return Entry(with_n(value, scale, digits, len(readings.suite.seeds), failed))
+        return Entry(with_n(value, scale, digits, len(readings.seeds()), failed))
     if failed:
         return Entry(f"failed ({failed})")
-    return Entry(f"unreadable ({len(runs)})" if runs and failures else NOTHING)
+    if runs and failures:
+        return Entry(f"unreadable ({len(runs)})")
+    return nothing(readings, row, column)

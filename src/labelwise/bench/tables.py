@@ -30,15 +30,18 @@ SAID = 200
 FILES = ("table.txt", "table.md", "table.tex", "page.html")
 
 
-def write_tables(rows: Sequence[Any], suite: SuiteLike, folder: Path) -> str:
+def write_tables(rows: Sequence[Any], suite: SuiteLike, folder: Path, command: str = "") -> str:
     """Write `table.txt`, `table.md`, `table.tex` and `page.html` of a suite.
 
     The same rows give the same bytes. Rows that cannot be read are named in all of them.
 
     Args:
-        rows: what `rows.jsonl` holds, in its order; empty where nothing has been run.
+        rows: those of one bench, chosen by their keys: `reopen(suite.name, out).counted()[0]`.
+            All of `rows.jsonl` may hold runs of other settings or data too, which would stand
+            in one cell unnoticed. Empty where nothing has been run.
         suite: the suite they belong to.
         folder: an existing folder.
+        command: what runs the suite, for the page; "" where no more is known than its name.
 
     Returns:
         The content of `table.txt`.
@@ -54,7 +57,7 @@ def write_tables(rows: Sequence[Any], suite: SuiteLike, folder: Path) -> str:
         text,
         markdown_document(readings),
         latex_document(readings),
-        render_page(readings),
+        render_page(readings, command),
     )
     for name, content in zip(FILES, contents, strict=True):
         _write(folder / name, content.encode("utf-8", "replace"))
@@ -66,7 +69,12 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def markdown_main(rows: Sequence[Any], suite: SuiteLike) -> str:
-    """The main table alone as a GitHub table with its notes: what the README pastes."""
+    """The main table alone as a GitHub table with its notes: what the README pastes.
+
+    Args:
+        rows: those of one bench, chosen by their keys: `reopen(suite.name, out).counted()[0]`.
+        suite: the suite they belong to.
+    """
     return markdown_table(main_table(read_rows(rows, suite)))
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from labelwise.bench.folder import BenchFolder
 from labelwise.bench.plan import Task
-from labelwise.bench.result import done_row, failed_row
+from labelwise.bench.result import RESUMED, done_row, failed_row, note_resumption
 from labelwise.bench.rows import latest
-from labelwise.errors import UserError
+from labelwise.errors import UnusableFolder, UserError
 from labelwise.training.progress import Silent
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, TAKEN, STOPPED = 0, 4, 3, 130
 """Exit codes of a run's process."""
-KEPT = ("config.json", "metrics.jsonl", "summary.json")
+KEPT = ("config.json", "metrics.jsonl", "summary.json", RESUMED)
 GRACE = 60.0
 """Seconds that a run has to commit when the bench has died."""
 
@@ -45,7 +45,7 @@ class Orders:
     Args:
         folder: the bench folder.
         threads: CPU threads.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda; a run that goes on stays on the device where it began.
         keep: whether the whole run folder stays, with model and report.
     """
 
@@ -96,7 +96,11 @@ def _run(task: Task, orders: Orders, bench: BenchFolder) -> int:
 def train(task: Task, orders: Orders, path: Path) -> float:
     """Train the run, or go on with what is there; return the seconds of training and waiting.
 
-    Where the run folder cannot be gone on with, the run starts again.
+    Where nobody can go on with the run folder, the run starts again. It is kept where something
+    else is amiss that may be mended: no memory or disk left, data that are not there.
+
+    Raises:
+        UserError: the run cannot be done now.
     """
     from labelwise.training.folder import RunFolder
 
@@ -105,8 +109,8 @@ def train(task: Task, orders: Orders, path: Path) -> float:
         return 0.0
     if folder.config.exists():
         try:
-            return _proceed(orders, folder)
-        except UserError as error:
+            return _proceed(task, orders, folder, resumed=True)
+        except UnusableFolder as error:
             print(f"starting again: {error}", file=sys.stderr)
     if path.exists():
         shutil.rmtree(path)
@@ -118,13 +122,12 @@ def _begin(task: Task, orders: Orders, folder: RunFolder) -> float:
     from labelwise.bench.share import begin_after, leave, stage_of
     from labelwise.config import RunConfig
     from labelwise.experiment import prepare
-    from labelwise.running import place, start_run
+    from labelwise.running import start_run
     from labelwise.training.loop import Interrupted
 
     here = {"threads": orders.threads, "device": orders.device}
     config = RunConfig.parse({**task.config, **here}, f"the run {task.name}")
-    test = None if config.test is None else place(config.test)
-    config = config.model_copy(update={"data": place(config.data), "test": test})
+    config = config.model_copy(update=_places(task))
     _use_threads(orders.threads)
     prepared = prepare(config)
     stage = stage_of(config, prepared, BenchFolder(orders.folder).pretrained)
@@ -147,18 +150,45 @@ def _begin(task: Task, orders: Orders, folder: RunFolder) -> float:
                     raise
             leave(stage, folder, prepared)
             seconds = clock.seconds
-    return waited + seconds + _proceed(orders, folder)
+    return waited + seconds + _proceed(task, orders, folder)
 
 
-def _proceed(orders: Orders, folder: RunFolder) -> float:
+def _proceed(task: Task, orders: Orders, folder: RunFolder, resumed: bool = False) -> float:
+    """Go on with a run; `resumed` where another process began it.
+
+    Its data are read from where they are now; that they are the same is seen by their contents.
+    """
     from labelwise.experiment import prepare
     from labelwise.running import continue_run, read_config
 
     config = read_config(folder)[0].model_copy(update={"threads": orders.threads})
     _use_threads(orders.threads)
+    if resumed:
+        _require_device(config.device, folder)
+        note_resumption(folder.path, config.device)
     clock = Clock()
-    continue_run(config, prepare(config), folder, clock, _finisher(orders.keep))
+    prepared = prepare(config.model_copy(update=_places(task)))
+    continue_run(config, prepared, folder, clock, _finisher(orders.keep))
     return clock.seconds
+
+
+def _require_device(device: str, folder: RunFolder) -> None:
+    """Raise a `UserError` where the device is not there on which a run began."""
+    from labelwise.training.engine import resolve_device
+
+    if device == "cuda" and resolve_device("auto") != device:
+        raise UserError(
+            f"the run began on {device}, and PyTorch sees none here. Go on with it where there is "
+            f"one; to begin it anew here, delete {folder.path} first."
+        )
+
+
+def _places(task: Task) -> dict[str, str | None]:
+    """Where the data of a run are."""
+    from labelwise.running import place
+
+    test = task.config.get("test")
+    return {"data": place(task.config["data"]), "test": None if test is None else place(test)}
 
 
 def _use_threads(threads: int) -> None:

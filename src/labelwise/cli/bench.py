@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labelwise.cli.bench_lists import list_cells, list_suites, list_tasks
-from labelwise.cli.bench_words import Teller, duration, say_end, show_tables
+from labelwise.cli.bench_words import Teller, say_end, say_failed, show_tables
 from labelwise.cli.shared import AsJson, Out, app, friendly, parse_assignments
 from labelwise.errors import UserError
 
@@ -42,7 +42,11 @@ def bench(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     minutes: Annotated[
-        float | None, typer.Option(help="Start no run that would not end within so many.")
+        float | None,
+        typer.Option(
+            help="Start no run after so many, nor one expected to end later; one whose time is "
+            "not known is started."
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try runs again that failed.")
@@ -95,7 +99,7 @@ def bench(
         typer.echo(f"note: {note}", err=True)
     how = {"workers": workers, "threads": threads, "device": device, "minutes": minutes}
     if show:
-        list_tasks(opened, tasks, how, as_json)
+        list_tasks(opened, tasks, how, as_json, retry_failed)
         return
     outcome = run(opened, tasks, how, keep_runs, retry_failed, quiet or as_json)
     show_tables(opened, as_json, outcome)
@@ -123,30 +127,32 @@ def run(
     quiet: bool,
 ) -> Outcome:
     """Do what is due."""
+    from labelwise.audit.facts import duration
     from labelwise.bench.bench import check_settings
     from labelwise.bench.how import How
     from labelwise.bench.outlook import Outlook
     from labelwise.bench.runner import Outcome, Runner
 
     due = opened.due(tasks, retry_failed)
+    alone = [] if retry_failed else opened.failed(tasks)
+    over = len(tasks) - len(due) - len(alone)
     chosen = How.chosen(**how, keep=keep) if due else None
     check_settings(due)  # nothing is written for what cannot be run
     opened.folder.create(opened.suite.name)
     opened.remember()
+    if alone and not quiet:
+        typer.echo(say_failed(len(alone)), err=True)
     if chosen is None:
         return Outcome()
     outlook = Outlook(tasks, opened.counted()[0])
-    over = len(tasks) - len(due)
-    if not quiet:
-        known = outlook.left(due, chosen.workers)
-        expected = "" if known is None else f", about {duration(known)}"
-        done = f"{over} of {len(tasks)} runs are done; " if over else ""
-        typer.echo(
-            f"{done}{len(due)} run{'s' * (len(due) != 1)} to do, {chosen.workers} at a time"
-            f"{expected}",
-            err=True,
-        )
     if quiet:
         return Runner(opened.folder, due, chosen, outlook).run()
-    with Teller(over, len(tasks)) as teller:
+    known = outlook.left(due, chosen.workers)
+    expected = "" if known is None else f", about {duration(known)}"
+    done = f"{over} of {len(tasks)} runs are done; " if over else ""
+    typer.echo(
+        f"{done}{len(due)} run{'s' * (len(due) != 1)} to do, {chosen.workers} at a time{expected}",
+        err=True,
+    )
+    with Teller(over, over + len(due)) as teller:
         return Runner(opened.folder, due, chosen, outlook, teller).run()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from labelwise.cli.bench_words import duration
+from labelwise.cli.bench_words import say_failed
 from labelwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,21 +65,31 @@ def list_cells(suite: Suite, as_json: bool) -> None:
     typer.echo(f"needs {suite.needs}; for {suite.hardware}")
 
 
-def list_tasks(opened: Bench, tasks: list[Task], how: Mapping[str, Any], as_json: bool) -> None:
-    """Print the runs of a bench by cell: how many are done, and how long one takes.
+def list_tasks(
+    opened: Bench,
+    tasks: list[Task],
+    how: Mapping[str, Any],
+    as_json: bool,
+    retry_failed: bool = False,
+) -> None:
+    """Print the runs of a bench by cell: how many are done or failed, and how long one takes.
 
     Args:
         opened: the bench.
         tasks: the runs.
         how: what was asked for, by the names of `How.chosen`.
         as_json: for a program to read.
+        retry_failed: whether those that failed are to do.
     """
+    from labelwise.audit.facts import duration
     from labelwise.bench.how import How
     from labelwise.bench.outlook import Outlook
 
     rows, _ = opened.counted()
     outlook = Outlook(tasks, rows)
-    due = {task.key for task in opened.due(tasks, retry_failed=True)}
+    due = opened.due(tasks, retry_failed)
+    undone = {task.key for task in opened.due(tasks, retry_failed=True)}
+    failed = {task.key for task in opened.failed(tasks)}
     cells: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
         cells.setdefault((task.cell.row, task.cell.column), []).append(task)
@@ -91,7 +101,8 @@ def list_tasks(opened: Bench, tasks: list[Task], how: Mapping[str, Any], as_json
                 "row": row,
                 "column": column,
                 "runs": len(own),
-                "done": sum(task.key not in due for task in own),
+                "done": sum(task.key not in undone for task in own),
+                "failed": sum(task.key in failed for task in own),
                 "hours_of_a_run": None if seconds is None else round(seconds / 3600, 4),
                 "measured": outlook.measured(own[0]),
                 "command": own[0].command,
@@ -106,11 +117,15 @@ def list_tasks(opened: Bench, tasks: list[Task], how: Mapping[str, Any], as_json
         expected = "not known" if hours is None else f"{hours:.3f} h a run"
         if hours is not None and not item["measured"]:
             expected += " (not measured here)"
+        failures = f", {item['failed']} failed" if item["failed"] else ""
         typer.echo(
-            f"{item['row']:{wide}}  {item['column']}  {item['done']}/{item['runs']} done  "
-            f"{expected}"
+            f"{item['row']:{wide}}  {item['column']}  {item['done']}/{item['runs']} done"
+            f"{failures}  {expected}"
         )
     at_once = How.chosen(**how).workers
-    left = outlook.left([task for task in tasks if task.key in due], at_once)
+    left = outlook.left(due, at_once)
     if left is not None:
-        typer.echo(f"{len(due)} runs to do, {at_once} at a time: about {duration(left)}")
+        runs = f"{len(due)} run{'s' * (len(due) != 1)}"
+        typer.echo(f"{runs} to do, {at_once} at a time: about {duration(left)}")
+    if failed and not retry_failed:
+        typer.echo(say_failed(len(failed)))

@@ -44,6 +44,8 @@ class Teller:
 
     def __call__(self, row: Row, runner: Runner) -> None:
         """Print the line."""
+        from labelwise.audit.facts import duration
+
         self.done += 1
         self.bar.update(self.task, completed=self.done)
         width = len(str(self.total))
@@ -111,9 +113,6 @@ def say_end(opened: Bench, outcome: Outcome) -> None:
         typer.echo(f"{len(outcome.left)} runs left; go on with: {again}", err=True)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words: 12 s, 3 min, 2 h 5 min."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def say_failed(count: int) -> str:
+    """That runs failed earlier and are left alone."""
+    return f"{count} failed earlier: try again with --retry-failed"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from labelwise.data.files import explained, write_atomically, write_json
-from labelwise.errors import UserError
+from labelwise.errors import UnusableFolder
 
 KEEP = 2
 
@@ -71,13 +71,13 @@ class Checkpoints:
         A torn or corrupted checkpoint is passed over for the one before.
 
         Raises:
-            UserError: when checkpoints exist but belong to another configuration, or none is
+            UnusableFolder: when checkpoints exist but belong to another configuration, or none is
                 whole.
         """
         tried: list[str] = []
         for entry in self._entries():
             if entry["config"] != self.digest:
-                raise UserError(
+                raise UnusableFolder(
                     f"the checkpoint {self.folder / entry['file']} belongs to a run with another "
                     "configuration. Resume with the run's own config.json, or choose another --out."
                 )
@@ -86,7 +86,7 @@ class Checkpoints:
                 return state
             tried.append(entry["file"])
         if tried:
-            raise UserError(
+            raise UnusableFolder(
                 f"no checkpoint in {self.folder} is whole (tried {', '.join(tried)}). "
                 "Start the run again in another folder."
             )

@@ -37,7 +37,7 @@ class Npz(DataSource):
     def read(self, data: object, options: Options) -> Source:
         """Read the arrays by name; `label_column` and `truth_column` name other keys."""
         path = at_home(str(data))
-        with _loaded(path) as arrays:
+        with loaded(path) as arrays:
             keys = list(arrays.files)
             inputs = _first(keys, INPUT_KEYS)
             label = _named(path, keys, options.label_column) or _first(keys, LABEL_KEYS)
@@ -121,7 +121,7 @@ def _load(path: Path, mmap_mode: Any = None) -> Any:
     return found
 
 
-def _loaded(path: Path) -> Any:
+def loaded(path: Path) -> Any:
     found = _load(path)
     if isinstance(found, np.ndarray):
         raise UserError(f"{path} is a single array: rename it to .npy.")
