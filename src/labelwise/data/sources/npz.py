@@ -122,6 +122,11 @@ def _load(path: Path, mmap_mode: Any = None) -> Any:
 
 
 def loaded(path: Path) -> Any:
+    """An open archive of arrays, for `with`.
+
+    Raises:
+        UserError: the file is none, or damaged.
+    """
     found = _load(path)
     if isinstance(found, np.ndarray):
         raise UserError(f"{path} is a single array: rename it to .npy.")
