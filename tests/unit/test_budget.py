@@ -449,6 +449,13 @@ def test_images_are_made_smaller_for_the_sake_of_epochs(
     assert config.model == ("convnet" if side >= 16 else "auto") or config.model == "small_resnet"
 
 
+def test_large_images_stay_whole_where_there_is_time(by_area: list[int]) -> None:
+    config, prepared, _ = planned(600.0, images_of(256, 256), image_size=None)
+    assert config.image_size is None
+    assert prepared.train.shape == (1, 256, 256)
+    assert by_area[:2] == [32, 256]
+
+
 def test_images_that_are_not_square_stay_whole(by_area: list[int]) -> None:
     config, prepared, _ = planned(1.0, images_of(64, 640))
     assert config.image_size is None

@@ -146,7 +146,7 @@ class Planner:
         whole, least = self.prepared.train.shape[1], sides[-1]
         tried = self._sprint(least)
         for side in (whole, *sides):
-            if side > least and tried.fits * (least / side) ** 2 < FEW_EPOCHS:
+            if side > least and not self._few_fit(tried, (side / least) ** 2):
                 continue
             try:
                 found = self._sprint(None if side == whole else side)
@@ -162,6 +162,13 @@ class Planner:
                 )
             return replace(found, image_size=self.config.image_size)
         raise AssertionError("the smallest side is always taken")
+
+    def _few_fit(self, tried: Candidate, longer: float) -> bool:
+        """Whether a few epochs fit that take so many times as long as those of a candidate."""
+        own = tried.speed
+        slow = replace(own, epoch=longer * own.epoch, observe=longer * own.observe)
+        end = self.clock.closing(len(self.prepared.train), slow)
+        return FEW_EPOCHS * slow.epoch + end <= self.clock.left
 
     def _resize(self, side: int) -> None:
         self.config = self.config.model_copy(update={"image_size": side})
