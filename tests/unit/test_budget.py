@@ -24,7 +24,7 @@ from labelwise.experiment import InMemory, Prepared, prepare
 from labelwise.methods import parse_method
 from labelwise.methods.sprint import Sprint
 from labelwise.outputs import accuracy_figures
-from labelwise.planning import budget as planning
+from labelwise.planning import weighing
 from labelwise.planning.asked import require_budget
 from labelwise.planning.budget import plan_within
 from labelwise.planning.choice import (
@@ -282,7 +282,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         epoch = len(prepared.train) * times[config.method]
         return speed(epoch, evaluate=epoch / 20)
 
-    monkeypatch.setattr(planning, "measure", measured)
+    monkeypatch.setattr(weighing, "measure", measured)
     return times
 
 
@@ -335,7 +335,7 @@ def test_the_trials_take_from_what_they_plan(
 ) -> None:
     """The method that is tried first has no more epochs than fit once all trials are over."""
     now = [1000.0]
-    quick = planning.measure
+    quick = weighing.measure
 
     def trial(
         config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
@@ -343,7 +343,7 @@ def test_the_trials_take_from_what_they_plan(
         now[0] += 8.0
         return quick(config, prepared, seconds, side)
 
-    monkeypatch.setattr(planning, "measure", trial)
+    monkeypatch.setattr(weighing, "measure", trial)
     for name in ("monotonic", "process_time"):
         monkeypatch.setattr(f"labelwise.planning.clock.time.{name}", lambda: now[0])
     memory = InMemory(tiny_images(600).inputs.numpy(), tiny_images(600).labels.numpy())
@@ -423,7 +423,7 @@ def by_area(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sides.append(side or min(shape[1:]))
         return speed((math.prod(shape[1:]) if side is None else side**2) / 1024)
 
-    monkeypatch.setattr(planning, "measure", measured)
+    monkeypatch.setattr(weighing, "measure", measured)
     return sides
 
 
@@ -475,7 +475,7 @@ def test_weights_and_foreign_backbones_keep_their_size() -> None:
 def test_what_does_not_fit_into_memory_is_not_weighed(
     slow: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = planning.measure
+    quick = weighing.measure
 
     def measured(
         config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
@@ -484,7 +484,7 @@ def test_what_does_not_fit_into_memory_is_not_weighed(
             raise NoMemory("needs 85 GiB")
         return quick(config, prepared, seconds, side)
 
-    monkeypatch.setattr(planning, "measure", measured)
+    monkeypatch.setattr(weighing, "measure", measured)
     config, _, notes = planned(600.0, tiny_images(600))
     assert config.method == "hallucination"
     assert any("dividemix was not weighed: needs 85 GiB" in note for note in notes)
@@ -495,7 +495,7 @@ def test_what_does_not_fit_into_memory_is_not_weighed(
 def test_memory_for_large_images_alone_is_missing(
     by_area: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = planning.measure
+    quick = weighing.measure
 
     def measured(
         config: RunConfig, prepared: Prepared, seconds: float, side: int | None = None
@@ -504,7 +504,7 @@ def test_memory_for_large_images_alone_is_missing(
             raise NoMemory("needs 85 GiB")
         return quick(config, prepared, seconds, side)
 
-    monkeypatch.setattr(planning, "measure", measured)
+    monkeypatch.setattr(weighing, "measure", measured)
     config, _, _ = planned(600.0, images_of(128, 128))
     assert config.image_size == 32
 

@@ -7,34 +7,24 @@ follows is like any other, can be resumed, and can be repeated without the budge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from labelwise.binding import bind, resolve
-from labelwise.config import RunConfig, Schedule
+from labelwise.config import RunConfig
 from labelwise.errors import NoMemory
 from labelwise.experiment import InMemory, Prepared, prepare
-from labelwise.methods import split_spec
-from labelwise.methods.sprint import GROWN, Sprint
+from labelwise.methods.sprint import Sprint
 from labelwise.planning.asked import is_short, require_plannable
 from labelwise.planning.choice import (
     MIXUP_EPOCHS,
-    SEMI_EPOCHS,
     SEMI_SUPERVISED,
-    SHORT_EPOCHS,
     Candidate,
     choose,
-    enough_of,
-    fitting,
-    measured_every,
 )
 from labelwise.planning.clock import Clock
 from labelwise.planning.short import network_for, smaller_sides, sprint_settings
-from labelwise.planning.speed import measure, scheduled
+from labelwise.planning.weighing import Scale
 
-PEAK = 5.0
-"""Learning rate at the top of one cycle, over the constant one of the default schedule."""
 LIKELY = {"dividemix": 5.0, "hallucination": 2.0}
 """Time of an epoch over plain training's, at the least that was measured: what cannot fit even so
 is not tried."""
@@ -67,10 +57,15 @@ class Planner:
     clock: Clock
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def scale(self) -> Scale:
+        """What weighs methods on the data as they are now."""
+        return Scale(self.config, self.prepared, self.clock)
+
     def plan(self) -> tuple[RunConfig, Prepared]:
         """Choose; return the configuration with everything in its place, and its data."""
         # The trials have taken time since the first candidates were fitted.
-        candidates = [self.fitted(one) for one in self.candidates()]
+        candidates = [self.scale.fitted(one) for one in self.candidates()]
         chosen, reason = choose(candidates, self.fixed)
         self.notes.append(
             f"budget of {self.clock.minutes:g} min: {chosen.method}, "
@@ -83,7 +78,7 @@ class Planner:
             "chosen": chosen.method,
             "reason": reason,
             "planning_seconds": round(self.clock.spent, 2),
-            "closing_seconds": round(self.closing(chosen), 2),
+            "closing_seconds": round(self.scale.closing(chosen), 2),
             "candidates": [one.to_json() for one in candidates],
             "notes": self.notes,
         }
@@ -107,7 +102,8 @@ class Planner:
         found = [
             self.affordable(name, short=False)
             for name in SEMI_SUPERVISED
-            if self.is_weighed(name) and LIKELY[name] * plain * self.enough(name) <= self.clock.left
+            if self.is_weighed(name)
+            and LIKELY[name] * plain * self.scale.enough(name) <= self.clock.left
         ]
         if short.fits >= MIXUP_EPOCHS:
             found.append(self.affordable("mixup", short=True))
@@ -117,20 +113,26 @@ class Planner:
         """The method that the user chose."""
         method = self.config.method
         if not is_short(method):
-            return self.candidate(method, {})
+            return self.scale.candidate(method, {})
         settings = self._sprint_settings() if method == Sprint.name else {}
-        return self.candidate(method, settings, self._network(short=True))
+        return self.scale.candidate(method, settings, self._network(short=True))
 
-    def is_weighed(self, method: str) -> bool:
-        """Whether a trial can tell what a method takes: pairs of samples grow with the square."""
+    def is_weighed(self, method: str, plain: float) -> bool:
+        """Whether a method could fit, and a trial can tell what it takes.
+
+        Args:
+            method: one that divides the data.
+            plain: seconds of an epoch of plain training.
+        """
         train = self.prepared.train
-        many = train.kind == "embeddings" and len(train) > MOST_PAIRED
-        return not (many and method == "hallucination")
+        if method == "hallucination" and train.kind == "embeddings" and len(train) > MOST_PAIRED:
+            return False  # what it takes grows with the square
+        return LIKELY[method] * plain * self.scale.enough(method) <= self.clock.left
 
     def affordable(self, method: str, short: bool) -> Candidate | None:
         """A method that the user did not ask for; None where it would not fit into memory."""
         try:
-            return self.candidate(method, {}, self._network(short))
+            return self.scale.candidate(method, {}, self._network(short))
         except NoMemory as error:
             self.notes.append(f"{method} was not weighed: {error}")
             return None
@@ -176,7 +178,7 @@ class Planner:
 
     def _sprint(self, side: int | None = None) -> Candidate:
         network = self._network(short=True)
-        return self.candidate(Sprint.name, self._sprint_settings(side), network, side)
+        return self.scale.candidate(Sprint.name, self._sprint_settings(side), network, side)
 
     def _sprint_settings(self, side: int | None = None) -> dict[str, Any]:
         shape = self.prepared.train.shape
@@ -186,101 +188,11 @@ class Planner:
     def _network(self, short: bool) -> str:
         return network_for(self.config, self.prepared.train, short)
 
-    def candidate(
-        self,
-        method: str,
-        settings: Mapping[str, Any],
-        model: str | None = None,
-        side: int | None = None,
-    ) -> Candidate:
-        """Measure a method, and see how many epochs of it fit.
-
-        Args:
-            method: its name.
-            settings: of it; those that the user set win.
-            model: backbone; None takes the configuration's.
-            side: of the images, pixels; None takes theirs.
-        """
-        settings = {**settings, **self.config.settings}
-        config = self.config.model_copy(
-            update={
-                "method": method,
-                "settings": settings,
-                "model": model or self.config.model,
-            }
-        )
-        base = scheduled(config, self.prepared.train, self._fields(method))
-        config = config.model_copy(update={"schedule": base.model_dump()})
-        with self.clock.watching():
-            speed = measure(config, self.prepared, self.clock.trial, side)
-        if settings.get("small_start"):
-            speed = replace(speed, grown=GROWN)
-        train = self.prepared.train
-        return self.fitted(
-            Candidate(
-                method=method,
-                model=resolve(config, train, bind(config, train)).model,
-                image_size=self.config.image_size,
-                settings=dict(settings),
-                schedule=base,
-                wanted=self.wanted(method),
-                enough=self.enough(method),
-                fits=0,
-                seconds=0.0,
-                speed=speed,
-            )
-        )
-
-    def fitted(self, one: Candidate) -> Candidate:
-        """A candidate with the epochs that fit into what is left now."""
-        config = self.config.model_copy(update={"method": one.method, "settings": one.settings})
-
-        def schedule(epochs: int) -> Schedule:
-            values = {**self._fields(one.method), "epochs": epochs}
-            plan = scheduled(config, self.prepared.train, values)
-            asked = "evaluate_every" in self.config.schedule
-            return plan if asked else measured_every(plan, one.speed)
-
-        seconds = self.clock.left - self.closing(one)
-        fits, chosen = fitting(seconds, one.wanted, one.speed, schedule)
-        return replace(one, schedule=chosen, fits=fits, seconds=one.speed.seconds(chosen))
-
-    def wanted(self, method: str) -> int:
-        """Epochs that a method gets where there is time for all it wants."""
-        config = self.config.model_copy(update={"method": method, "settings": {}})
-        usual = scheduled(config, self.prepared.train, {}).epochs
-        if self.prepared.train.kind == "embeddings" or usual == 1:  # a single pass learns nothing
-            return usual
-        return max(usual, SHORT_EPOCHS if is_short(method) else SEMI_EPOCHS)
-
-    def enough(self, method: str) -> int:
-        """Epochs with which a method is taken at least."""
-        if method not in SEMI_SUPERVISED:
-            return 1
-        return enough_of(self.wanted(method), self.prepared.train.shape)
-
-    def closing(self, one: Candidate) -> float:
-        """Seconds that the audit and the report take after the training of a candidate."""
-        return self.clock.closing(len(self.prepared.train), one.speed)
-
-    def _fields(self, method: str) -> dict[str, Any]:
-        """The schedule fields of a method but its epochs; those that the user set win."""
-        own = self.config.schedule
-        sprint = split_spec(method)[1] is Sprint  # which has such a rate by itself
-        if not is_short(method) or sprint or "decay" in own:
-            return dict(own)
-        usual = scheduled(
-            self.config.model_copy(update={"method": method, "settings": {}}),
-            self.prepared.train,
-            {name: own[name] for name in own if name == "batch_size"},
-        )
-        return {"decay": "onecycle", "lr": round(PEAK * usual.lr, 4), **own}
-
     def _shrink(self, chosen: Candidate) -> None:
         """Keep fewer samples where not even one epoch fits, and say so."""
         train = self.prepared.train
         minutes = self.clock.minutes
-        total = self.closing(chosen) + chosen.seconds
+        total = self.scale.closing(chosen) + chosen.seconds
         kept = max(SMALLEST, int(len(train) * max(0.0, self.clock.left) / total))
         need = self.clock.needed(total)
         if kept < len(train) and self.config.limit is None:
