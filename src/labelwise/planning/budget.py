@@ -98,12 +98,10 @@ class Planner:
         if self.fixed:
             return [self.given()]
         short = self.short()
-        plain = short.speed.epoch
         found = [
             self.affordable(name, short=False)
             for name in SEMI_SUPERVISED
-            if self.is_weighed(name)
-            and LIKELY[name] * plain * self.scale.enough(name) <= self.clock.left
+            if self.is_weighed(name, short.speed.epoch)
         ]
         if short.fits >= MIXUP_EPOCHS:
             found.append(self.affordable("mixup", short=True))
